@@ -1,0 +1,37 @@
+# make pretrain    installs everything into .venv, then trains a small T5 on the documentation of what was installed
+# make test        the tests, but for the slow ones (.venv/bin/pytest -m slow runs those)
+# make lint        ruff
+# make clean       removes .venv and the caches, and leaves runs/
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: pretrain test lint clean
+
+pretrain: $(VENV)/installed
+	$(VENV)/bin/t5x-mini train --gin_file=gin/quickstart.gin
+
+test: $(VENV)/installed_dev
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+lint: $(VENV)/installed_dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find t5x_mini tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed: setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "t5x-mini needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)"; \
+		echo "Name a newer one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); this takes a minute or two."
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/installed_dev: $(VENV)/installed
+	$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,56 @@
+"""Packaging: ranges that are meant to work; `constraints.txt` holds the versions that were tested together."""
+
+import pathlib
+import re
+
+import setuptools
+
+INIT = pathlib.Path(__file__).parent.joinpath("t5x_mini", "__init__.py").read_text(encoding="utf-8")
+
+setuptools.setup(
+    name="t5x-mini",
+    version=re.search(r'__version__ = "(.+)"', INIT).group(1),
+    description="T5-style transformers in JAX: encoder-decoder, prefix LM and causal LM, from laptop to TPU pod",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    # The two top-level folders travel inside the package, where `resources.py` looks first.
+    packages=[*setuptools.find_packages(include=["t5x_mini", "t5x_mini.*"]), "t5x_mini.gin", "t5x_mini.data"],
+    package_dir={"t5x_mini.gin": "gin", "t5x_mini.data": "data"},
+    package_data={"t5x_mini.gin": ["**/*.gin"], "t5x_mini.data": ["**/*"]},
+    install_requires=[
+        "flax>=0.12,<0.13",
+        "gin-config>=0.5,<0.6",
+        # tensorflow-datasets imports it without saying so.
+        "importlib_resources>=6",
+        "jax>=0.10,<0.11",
+        "jaxtyping>=0.3,<0.4",
+        "matplotlib>=3.9,<4",
+        "numpy>=2.1,<3",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "sentencepiece>=0.2,<0.3",
+        "seqio>=0.0.20,<0.1",
+        "tensorboardX>=2.6,<3",
+        "tensorflow>=2.20,<2.22",
+        "tensorflow-datasets>=4.9.9,<5",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "hf": ["safetensors>=0.5", "transformers>=4.50"],
+        "wandb": ["wandb>=0.19"],
+        # setuptools and wheel: a test builds the wheel without reaching for the network.
+        "dev": [
+            "hypothesis>=6",
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ruff>=0.12",
+            "setuptools>=65",
+            "typeguard>=4",
+            "wheel",
+        ],
+    },
+    entry_points={"console_scripts": ["t5x-mini = t5x_mini.cli:main"]},
+)
