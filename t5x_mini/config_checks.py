@@ -1,0 +1,147 @@
+"""Whether a value fits a dataclass field, and how to say so. No gin here."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from t5x_mini.errors import UserError
+
+_SIMPLE = {
+    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    str: ("a string", lambda value: isinstance(value, str)),
+    bool: ("True or False", lambda value: isinstance(value, bool)),
+    type(None): ("None", lambda value: value is None),
+}
+
+_POSITIVE = ("above 0", lambda value: value > 0)
+_NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
+_SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
+_AXIS = ("above 0, or -1 for all devices that are left", lambda value: value > 0 or value == -1)
+_LENGTHS = ("not empty, with lengths above 0", lambda value: value and all(length > 0 for length in value.values()))
+
+# Only what a field can be judged by alone; what depends on devices or data is checked where those are known.
+_RANGES: dict[tuple[str, str], tuple[str, Callable[[Any], bool]]] = {
+    ("FeedConfig", "batch_size"): _POSITIVE,
+    ("FeedConfig", "task_feature_lengths"): _LENGTHS,
+    ("FeedConfig", "prefetch"): _NOT_NEGATIVE,
+    ("TransformerConfig", "dropout_rate"): _SHARE,
+    ("LossConfig", "label_smoothing"): _SHARE,
+    ("LossConfig", "z_loss"): _NOT_NEGATIVE,
+    ("TrainConfig", "train_steps"): _POSITIVE,
+    ("TrainConfig", "train_steps_relative"): _POSITIVE,
+    ("TrainConfig", "num_microbatches"): _POSITIVE,
+    ("TrainConfig", "clip_global_norm"): _POSITIVE,
+    ("TrainConfig", "eval_period"): _NOT_NEGATIVE,
+    ("TrainConfig", "eval_steps"): _POSITIVE,
+    ("CheckpointConfig", "period"): _POSITIVE,
+    ("CheckpointConfig", "keep"): _POSITIVE,
+    ("PartitioningConfig", "data"): _AXIS,
+    ("PartitioningConfig", "fsdp"): _AXIS,
+    ("PartitioningConfig", "model"): _AXIS,
+} | {
+    ("TransformerConfig", size): _POSITIVE
+    for size in (
+        *("vocab_size", "emb_dim", "num_heads", "head_dim", "num_encoder_layers", "num_decoder_layers", "mlp_dim"),
+        *("relpos_buckets", "relpos_max_distance"),
+    )
+}
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing if no known name is close. Case doesn't count."""
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    return f"; did you mean {by_folded[matches[0]]}?" if matches else "."
+
+
+def dataclass_choices(hint: Any) -> list[type]:
+    """The dataclasses that a field annotated with `hint` takes."""
+    return [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+
+
+def is_sequence(hint: Any) -> bool:
+    """Whether the field holds a tuple, for which a gin file may as well write a list."""
+    return any(typing.get_origin(member) is tuple for member in _members(hint))
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a literal from a gin file may stand in a field annotated with `hint`."""
+    return any(_fits_one(value, member) for member in _members(hint))
+
+
+def describe(hint: Any) -> str:
+    """The annotation in words: `'a whole number or None'`."""
+    return " or ".join(_describe_one(member) for member in _members(hint))
+
+
+def range_of(owner: str, field: str, value: object) -> str | None:
+    """What the field's values must be, in words, if this (well-typed) one is not."""
+    words, within = _RANGES.get((owner, field), ("", lambda _: True))
+    return None if value is None or within(value) else words
+
+
+def check_together(config: Any, training: bool) -> None:
+    """Checks of a whole `RunConfig` that no single field can answer.
+
+    Raises UserError: for how long to train is said twice or (when `training`) never; the batch doesn't divide into
+    its microbatches; `pmap` with a mesh.
+    """
+    absolute, relative = config.train.train_steps, config.train.train_steps_relative
+    if absolute is not None and relative is not None:
+        raise UserError(
+            f"TRAIN_STEPS = {absolute} and TRAIN_STEPS_RELATIVE = {relative} both say when to stop: set one of them "
+            "to None, as in --gin.TRAIN_STEPS=None."
+        )
+    if training and absolute is None and relative is None:
+        raise UserError(
+            "Nothing says when to stop training. Write for example --gin.TRAIN_STEPS=1000 (counted from the first "
+            "step of pretraining) or --gin.TRAIN_STEPS_RELATIVE=1000 (counted from the initial checkpoint)."
+        )
+    batch, parts = config.feed.batch_size, config.train.num_microbatches
+    if batch % parts:
+        raise UserError(f"BATCH_SIZE = {batch} can't be split into NUM_MICROBATCHES = {parts} equal parts.")
+    mesh = config.partitioning
+    if mesh.kind == "pmap" and (mesh.fsdp, mesh.model) != (1, 1):
+        raise UserError(
+            f"PARTITIONING = 'pmap' copies the whole model to every device, but MESH_FSDP = {mesh.fsdp} and "
+            f"MESH_MODEL = {mesh.model} ask to split it. Set both to 1, or PARTITIONING = 'mesh'."
+        )
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _fits_one(value: object, hint: Any) -> bool:
+    if hint in _SIMPLE:
+        return _SIMPLE[hint][1](value)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple | list) and all(fits(item, arguments[0]) for item in value)
+    if origin is collections.abc.Mapping:
+        return isinstance(value, Mapping) and all(
+            fits(key, arguments[0]) and fits(item, arguments[1]) for key, item in value.items()
+        )
+    return False
+
+
+def _describe_one(hint: Any) -> str:
+    if hint in _SIMPLE:
+        return _SIMPLE[hint][0]
+    if dataclasses.is_dataclass(hint):
+        return f"@{hint.__name__}()"
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(repr(choice) for choice in arguments)
+    if origin is tuple:
+        return f"a tuple, each item {describe(arguments[0])}"
+    return f"a dict, each key {describe(arguments[0])} and each value {describe(arguments[1])}"

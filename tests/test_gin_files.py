@@ -1,0 +1,142 @@
+"""Every file in gin/ loads, alone or beside the run that it is for."""
+
+import dataclasses
+import re
+import shlex
+
+import pytest
+
+from t5x_mini import cli, config, config_checks, resources
+from t5x_mini.model.config import ARCHITECTURES, TransformerConfig
+
+ROOT = resources.gin_root()
+# Without defaults.gin, which comes before every other.
+FILES = sorted(path.relative_to(ROOT.parent).as_posix() for path in ROOT.rglob("*.gin") if path.name != "defaults.gin")
+ALONE = {"gin/quickstart.gin", "gin/runs/pretrain.gin"}
+# (emb_dim, heads, encoder layers, decoder layers, head_dim, mlp_dim), from T5X's gin files; `mini` is ours.
+SIZES = {
+    "t5_1_0/tiny": (8, 4, 2, 2, 3, 16),
+    "t5_1_0/mini": (256, 4, 4, 4, 64, 1024),
+    "t5_1_0/small": (512, 8, 6, 6, 64, 2048),
+    "t5_1_0/base": (768, 12, 12, 12, 64, 3072),
+    "t5_1_0/large": (1024, 16, 24, 24, 64, 4096),
+    "t5_1_0/xl": (1024, 32, 24, 24, 128, 16384),
+    "t5_1_0/xxl": (1024, 128, 24, 24, 128, 65536),
+    "t5_1_1/tiny": (8, 4, 2, 2, 3, 16),
+    "t5_1_1/mini": (256, 4, 4, 4, 64, 512),
+    "t5_1_1/small": (512, 6, 8, 8, 64, 1024),
+    "t5_1_1/base": (768, 12, 12, 12, 64, 2048),
+    "t5_1_1/large": (1024, 16, 24, 24, 64, 2816),
+    "t5_1_1/xl": (2048, 32, 24, 24, 64, 5120),
+    "t5_1_1/xxl": (4096, 64, 24, 24, 64, 10240),
+}
+
+
+def _load(name, *bindings):
+    return config.load([name] if name in ALONE else ["gin/quickstart.gin", name], ["MODEL_DIR=runs/x", *bindings])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_loads_without_a_warning_and_without_a_vain_binding(name, capsys):
+    assert isinstance(_load(name), config.RunConfig)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_begins_with_the_command_that_runs_it(name):
+    head = re.match(r"(#.*\n)+", (ROOT.parent / name).read_text()).group()
+    if name.endswith("/family.gin"):
+        assert "not run by itself" in head
+    else:
+        assert re.search(rf"t5x-mini (train|eval|infer) .*(\\\n#.*)?--gin_file={name}", head)
+
+
+def _commands(name):
+    """The commands in a file's comments, each as a list of arguments."""
+    comments = re.sub(r"^# ?", "", (ROOT.parent / name).read_text(), flags=re.M).replace("\\\n", " ")
+    return [shlex.split(command)[1:] for command in re.findall(r"t5x-mini .*--gin_file=.*", comments)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_its_commands_load_and_the_file_has_its_say(name, tmp_path, monkeypatch, capsys):
+    config.load(["gin/quickstart.gin"])
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "runs" / "quickstart" / "config.gin").write_text(config.operative_config())
+    monkeypatch.chdir(tmp_path)
+    for arguments in _commands(name):
+        options = cli._parse(arguments)
+        run = config.load(options.gin_file, options.bindings, training=options.command == "train")
+        assert config.load([*options.gin_file, name], options.bindings) == run, "another file overrides it"
+    assert capsys.readouterr().err == ""
+
+
+def test_every_published_size_is_here_and_right():
+    found = {name[len("gin/models/") : -len(".gin")] for name in FILES if name.startswith("gin/models/")}
+    assert found - {"t5_1_0/family", "t5_1_1/family"} == set(SIZES)
+    for size, numbers in SIZES.items():
+        model = _load(f"gin/models/{size}.gin").model
+        layers = (model.num_encoder_layers, model.num_decoder_layers)
+        assert (model.emb_dim, model.num_heads, *layers, model.head_dim, model.mlp_dim) == numbers, size
+        activations = ("relu",) if size.startswith("t5_1_0") else ("gelu", "linear")
+        assert (model.mlp_activations, model.logits_via_embedding) == (activations, size.startswith("t5_1_0")), size
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_architecture_file_changes_the_architecture_alone(architecture):
+    switched = _load(f"gin/architectures/{architecture}.gin")
+    plain = _load("gin/quickstart.gin")
+    assert switched.model == dataclasses.replace(plain.model, architecture=architecture)
+    assert dataclasses.replace(switched, model=plain.model) == plain
+
+
+def test_pretrain_is_the_recipe_of_t5_1_1():
+    run = _load("gin/runs/pretrain.gin")
+    assert run.feed.mixture_or_task_name == "c4_span_corruption"
+    assert (run.feed.batch_size, run.feed.task_feature_lengths) == (2048, {"inputs": 512, "targets": 114})
+    assert (type(run.optimizer).__name__, type(run.schedule).__name__) == ("Adafactor", "Rsqrt")
+    assert (run.schedule.base, run.schedule.warmup_steps) == (1.0, 10_000)
+    assert (run.train.train_steps, run.model.dropout_rate, run.loss.z_loss) == (1_000_000, 0.0, 1e-4)
+    assert run.model == TransformerConfig()
+
+
+def test_optimizer_files_choose_what_they_say():
+    chosen = {name: _load(f"gin/optimizers/{name}.gin") for name in ("adafactor", "adamw", "adamw_rms", "muon")}
+    names = {name: type(run.optimizer).__name__ for name, run in chosen.items()}
+    assert names == {"adafactor": "Adafactor", "adamw": "AdamW", "adamw_rms": "AdamW", "muon": "Muon"}
+    assert chosen["adamw_rms"].optimizer.scale_by_parameter_rms and not chosen["adamw"].optimizer.scale_by_parameter_rms
+
+
+def test_muons_adamw_takes_the_options_of_adamw():
+    assert _load("gin/optimizers/muon.gin", "AdamW.b2=0.95").optimizer.adamw.b2 == 0.95
+
+
+def test_the_meshes_use_all_devices_of_the_machine_they_are_named_after():
+    for name, devices in (("v4-8", 4), ("v5e-256", 256), ("one_gpu", 1)):
+        mesh = _load(f"gin/hardware/{name}.gin").partitioning
+        assert mesh.data * mesh.fsdp * mesh.model == devices
+
+
+def test_defaults_bind_every_macro_and_agree_with_the_dataclasses():
+    """What a field is when gin is silent is what it is when only Python speaks."""
+    run = config.load(
+        [],
+        ["MODEL_DIR=x", "MIXTURE_OR_TASK_NAME=x", "BATCH_SIZE=8", "TASK_FEATURE_LENGTHS={'inputs': 8}"],
+        training=False,
+    )
+    for part in (run.model, run.loss, run.checkpoint, run.partitioning, run.evaluate, run.optimizer, run.schedule):
+        assert part == type(part)()
+    assert run.train == type(run.train)(model_dir="x")
+    assert run.feed == type(run.feed)(mixture_or_task_name="x", batch_size=8, task_feature_lengths={"inputs": 8})
+
+
+def test_every_macro_is_explained_by_a_comment():
+    lines = (ROOT / "defaults.gin").read_text().splitlines()
+    group_of_mesh_axes = ("MESH_FSDP", "MESH_MODEL", "INFER_OUTPUT_DIR")
+    for number, line in enumerate(lines):
+        if re.match(r"[A-Z]", line) and " = " in line and "." not in line.split(" = ")[0]:
+            assert lines[number - 1].startswith("#") or line.startswith(group_of_mesh_axes), line
+
+
+def test_suggestions_ignore_case():
+    assert config_checks.closest("train_step", ["TRAIN_STEPS", "BATCH_SIZE"]) == "; did you mean TRAIN_STEPS?"
+    assert config_checks.closest("zzz", ["TRAIN_STEPS"]) == "."
