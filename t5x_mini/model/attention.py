@@ -1,0 +1,147 @@
+"""Multi-head attention with T5's relative position bias.
+
+Bias and mask stay apart: the bias is learned, shared by a whole stack and the same for every row; the mask is a fact
+of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from t5x_mini.model.config import TransformerConfig
+from t5x_mini.model.layers import Dense, dropout, fan_in_normal
+from t5x_mini.parallel.sharding import constrain
+
+MASKED = -1e10  # T5X's; a row with nothing to see becomes uniform rather than NaN
+
+
+class Attention(nnx.Module):
+    """Queries from `x`, keys and values from `context`. T5 does not scale by 1/sqrt(head_dim): its initialiser does."""
+
+    def __init__(self, key: Key, config: TransformerConfig):
+        width, joined = config.emb_dim, config.num_heads * config.head_dim
+        query, key_, value, out = jax.random.split(key, 4)
+
+        def scaled_init(*args):
+            return fan_in_normal(*args) / math.sqrt(config.head_dim)
+
+        self.query = Dense(query, (width, joined), ("embed", "joined_kv"), scaled_init)
+        self.key = Dense(key_, (width, joined), ("embed", "joined_kv"))
+        self.value = Dense(value, (width, joined), ("embed", "joined_kv"))
+        self.out = Dense(out, (joined, width), ("joined_kv", "embed"))
+
+    def __call__(
+        self,
+        x: Float[Array, "b q e"],
+        context: Float[Array, "b k e"],
+        mask: Bool[Array, "b 1 q k"],
+        bias: Float[Array, "1 h q k"] | None,
+        config: TransformerConfig,
+        key: Key | None,
+    ) -> Float[Array, "b q e"]:
+        dtype = jnp.dtype(config.dtype)
+
+        def heads(projection: Dense, source: Array) -> Array:
+            split = projection(source, dtype).reshape(*source.shape[:2], config.num_heads, config.head_dim)
+            return constrain(split, "batch", "length", "heads", None)
+
+        mixed = dot_product_attention(
+            heads(self.query, x),
+            heads(self.key, context),
+            heads(self.value, context),
+            mask=mask,
+            bias=bias,
+            dropout_rate=config.dropout_rate,
+            key=key,
+        )
+        return self.out(mixed.reshape(*x.shape[:2], -1), dtype)
+
+
+def dot_product_attention(
+    query: Float[Array, "b q h d"],
+    key_: Float[Array, "b k h d"],
+    value: Float[Array, "b k h d"],
+    *,
+    mask: Bool[Array, "b 1 q k"],
+    bias: Float[Array, "1 h q k"] | None = None,
+    dropout_rate: float = 0.0,
+    key: Key | None = None,
+) -> Float[Array, "b q h d"]:
+    """Softmax attention; the softmax is in float32, the products in the operands' dtype."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key_).astype(jnp.float32)
+    if bias is not None:
+        scores = scores + bias
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(query.dtype)
+    weights = dropout(weights, dropout_rate, key, broadcast=2)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+class RelativePositionBias(nnx.Module):
+    """A learned bias for each head and bucket of relative distance (T5 paper, section 2.1)."""
+
+    def __init__(self, key: Key, config: TransformerConfig):
+        init = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+        shape = (config.num_heads, config.relpos_buckets)
+        self.rel_embedding = nnx.Param(init(key, shape, jnp.float32), axes=("heads", "relpos_buckets"))
+
+    def __call__(
+        self, queries: int, keys: int, *, bidirectional: bool, config: TransformerConfig
+    ) -> Float[Array, "1 h q k"]:
+        """The bias of every (query, key) pair, in float32.
+
+        It depends on `key - query` alone, so one value a distance is looked up and laid out along the diagonals: the
+        gradient is then a sum along diagonals rather than a scatter of queries x keys entries.
+        """
+        distances = np.arange(-queries, keys)
+        buckets = relative_position_bucket(
+            distances,
+            bidirectional=bidirectional,
+            buckets=config.relpos_buckets,
+            max_distance=config.relpos_max_distance,
+        )
+        # A product with a constant one-hot matrix, not a gather: 32 x (q + k) numbers, and a dense gradient.
+        one_hot = np.equal(np.arange(config.relpos_buckets)[:, None], buckets[None, :]).astype(np.float32)
+        by_distance = jnp.dot(self.rel_embedding[...], one_hot, precision=jax.lax.Precision.HIGHEST)
+        return constrain(_along_diagonals(by_distance, queries, keys)[None], None, "heads", "length", "length")
+
+
+def _along_diagonals(values: Float[Array, "h distances"], queries: int, keys: int) -> Float[Array, "h q k"]:
+    """`out[h, q, k] = values[h, k - q + queries]`, for values at distances -queries ... keys - 1.
+
+    Repeating a row of n values and cutting it into rows of n - 1 shifts each row by one place: no gather is needed.
+    """
+    heads, n = values.shape
+    rolled = jnp.roll(values, -queries, axis=1)  # distance 0 first, so that row q starts q places earlier
+    tiled = jnp.broadcast_to(rolled[:, None], (heads, queries, n)).reshape(heads, queries * n)
+    return tiled[:, : queries * (n - 1)].reshape(heads, queries, n - 1)[:, :, :keys]
+
+
+def relative_position_bucket(
+    distance: Int[np.ndarray, "..."], *, bidirectional: bool, buckets: int, max_distance: int
+) -> Int[np.ndarray, "..."]:
+    """The bucket of each distance `key - query`: exact when near, logarithmic when far (T5X `layers.py`).
+
+    Args:
+        distance: key position minus query position.
+        bidirectional: half of the buckets for keys after the query (encoder); False: such keys count as distance 0.
+        buckets: number of buckets.
+        max_distance: distances from here on share the last bucket.
+    """
+    offset = np.zeros_like(distance)
+    if bidirectional:
+        buckets //= 2
+        offset = np.where(distance > 0, buckets, 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(-distance, 0)
+    exact = buckets // 2
+    # float32 as in T5X: the rounding decides on which side of a border a distance falls.
+    ratio = np.log(distance.astype(np.float32) / exact + np.finfo(np.float32).eps) / np.log(max_distance / exact)
+    far = exact + (ratio * (buckets - exact)).astype(np.int32)
+    return offset + np.where(distance < exact, distance, np.minimum(far, buckets - 1))

@@ -1,0 +1,262 @@
+"""One transformer, three architectures: the encoder is there or not; all else is the mask (`masks.py`).
+
+Parameters are named as in T5X (`encoder/layers/mlp/wo/kernel`), with the layers of a stack on a leading axis. Outside
+this module they travel as a flat dict from name to array; `init_params` makes one and `bind` turns it into a model.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from t5x_mini.model.attention import Attention, RelativePositionBias
+from t5x_mini.model.config import TransformerConfig
+from t5x_mini.model.layers import MLP, Dense, Embedding, RMSNorm, dropout, fan_in_truncated, float32_logits, split_key
+from t5x_mini.model.masks import Mask, Masks, make_masks
+from t5x_mini.parallel.sharding import constrain
+
+Params = dict[str, jax.Array]
+Batch = Mapping[str, Array]
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention and MLP, each normalised before and added after."""
+
+    def __init__(self, key: Key, config: TransformerConfig):
+        attention, mlp = jax.random.split(key)
+        self.pre_attention_layer_norm = RMSNorm(config.emb_dim)
+        self.attention = Attention(attention, config)
+        self.pre_mlp_layer_norm = RMSNorm(config.emb_dim)
+        self.mlp = MLP(mlp, config)
+
+    def __call__(self, x: Float[Array, "b l e"], key: Key | None, *, mask: Mask, bias: Array, config) -> Array:
+        keys = iter(split_key(key, 4))
+        dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
+        y = self.pre_attention_layer_norm(x, dtype)
+        x = x + dropout(self.attention(y, y, mask, bias, config, next(keys)), rate, next(keys), broadcast=1)
+        y = self.pre_mlp_layer_norm(x, dtype)
+        x = x + dropout(self.mlp(y, config, next(keys)), rate, next(keys), broadcast=1)
+        return constrain(x, "batch", "length", None)
+
+
+class DecoderLayer(nnx.Module):
+    """Self-attention, cross-attention where there is an encoder, and MLP."""
+
+    def __init__(self, key: Key, config: TransformerConfig):
+        attention, cross, mlp = jax.random.split(key, 3)
+        self.pre_self_attention_layer_norm = RMSNorm(config.emb_dim)
+        self.self_attention = Attention(attention, config)
+        if config.has_encoder:
+            self.pre_cross_attention_layer_norm = RMSNorm(config.emb_dim)
+            self.encoder_decoder_attention = Attention(cross, config)
+        self.pre_mlp_layer_norm = RMSNorm(config.emb_dim)
+        self.mlp = MLP(mlp, config)
+
+    def __call__(
+        self,
+        x: Float[Array, "b l e"],
+        key: Key | None,
+        *,
+        mask: Mask,
+        bias: Array,
+        encoded: Array | None,
+        cross_mask: Mask | None,
+        config: TransformerConfig,
+    ) -> Float[Array, "b l e"]:
+        keys = iter(split_key(key, 6))
+        dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
+        y = self.pre_self_attention_layer_norm(x, dtype)
+        x = x + dropout(self.self_attention(y, y, mask, bias, config, next(keys)), rate, next(keys), broadcast=1)
+        if config.has_encoder:
+            y = self.pre_cross_attention_layer_norm(x, dtype)
+            y = self.encoder_decoder_attention(y, encoded, cross_mask, None, config, next(keys))
+            x = x + dropout(y, rate, next(keys), broadcast=1)
+        y = self.pre_mlp_layer_norm(x, dtype)
+        x = x + dropout(self.mlp(y, config, next(keys)), rate, next(keys), broadcast=1)
+        return constrain(x, "batch", "length", None)
+
+
+class Encoder(nnx.Module):
+    def __init__(self, key: Key, config: TransformerConfig):
+        layers, bias = jax.random.split(key)
+        self.layers = _stack(EncoderLayer, layers, config, config.num_encoder_layers)
+        self.relpos_bias = RelativePositionBias(bias, config)
+        self.encoder_norm = RMSNorm(config.emb_dim)
+
+    def __call__(
+        self, embedded: Float[Array, "b l e"], mask: Mask, config: TransformerConfig, key: Key | None
+    ) -> Float[Array, "b l e"]:
+        embed_key, layers_key, out_key = split_key(key, 3)
+        length = embedded.shape[1]
+        bias = self.relpos_bias(length, length, bidirectional=True, config=config)
+        layer = functools.partial(EncoderLayer.__call__, mask=mask, bias=bias, config=config)
+        x = dropout(embedded, config.dropout_rate, embed_key, broadcast=1)
+        x = _run_stack(layer, self.layers, x, config, layers_key)
+        x = self.encoder_norm(x, jnp.dtype(config.dtype))
+        return dropout(x, config.dropout_rate, out_key)  # T5X shares no draw along the length just here
+
+
+class Decoder(nnx.Module):
+    """The decoder, or the only stack of a decoder-only model, which then owns the embedding too."""
+
+    def __init__(self, key: Key, config: TransformerConfig):
+        layers, bias, head, embedding = jax.random.split(key, 4)
+        if not config.has_encoder:
+            self.token_embedder = Embedding(embedding, config.vocab_size, config.emb_dim)
+        self.layers = _stack(DecoderLayer, layers, config, config.num_decoder_layers)
+        self.relpos_bias = RelativePositionBias(bias, config)
+        self.decoder_norm = RMSNorm(config.emb_dim)
+        if not config.logits_via_embedding:
+            shape = (config.emb_dim, config.vocab_size)
+            self.logits_dense = Dense(head, shape, ("embed", "vocab"), fan_in_truncated)
+
+    def __call__(
+        self,
+        embedded: Float[Array, "b l e"],
+        encoded: Float[Array, "b k e"] | None,
+        mask: Mask,
+        cross_mask: Mask | None,
+        config: TransformerConfig,
+        key: Key | None,
+    ) -> Float[Array, "b l e"]:
+        embed_key, layers_key, out_key = split_key(key, 3)
+        length = embedded.shape[1]
+        bias = self.relpos_bias(length, length, bidirectional=False, config=config)
+        layer = functools.partial(
+            DecoderLayer.__call__, mask=mask, bias=bias, encoded=encoded, cross_mask=cross_mask, config=config
+        )
+        y = dropout(embedded, config.dropout_rate, embed_key, broadcast=1)
+        y = _run_stack(layer, self.layers, y, config, layers_key)
+        y = self.decoder_norm(y, jnp.dtype(config.dtype))
+        return dropout(y, config.dropout_rate, out_key, broadcast=1)
+
+
+class Transformer(nnx.Module):
+    """An encoder-decoder, a prefix language model or a causal language model: `config.architecture` says which."""
+
+    def __init__(self, key: Key, config: TransformerConfig):
+        embedding, encoder, decoder = jax.random.split(key, 3)
+        if config.has_encoder:
+            self.token_embedder = Embedding(embedding, config.vocab_size, config.emb_dim)
+            self.encoder = Encoder(encoder, config)
+        self.decoder = Decoder(decoder, config)
+        self.config = config
+
+    def __call__(self, batch: Batch, dropout_key: Key | None = None) -> Float[Array, "b l v"]:
+        """Logits of the decoder's targets, in float32.
+
+        Args:
+            batch: SeqIO's features: `decoder_target_tokens` and `decoder_input_tokens` `[batch, length]`;
+                `encoder_input_tokens` where there is an encoder; `decoder_causal_attention` (the prefix) for a prefix
+                LM; `*_segment_ids` where rows are packed.
+            dropout_key: a PRNG key to train with dropout; None switches dropout off.
+        """
+        masks = make_masks(self.config.architecture, batch)
+        encoder_key, decoder_key = split_key(dropout_key, 2)
+        encoded = self.encode(batch, masks, encoder_key) if self.config.has_encoder else None
+        return self.decode(batch, masks, encoded, decoder_key)
+
+    def encode(self, batch: Batch, masks: Masks, key: Key | None = None) -> Float[Array, "b l e"]:
+        """The encoder's output for `encoder_input_tokens`."""
+        embedded = self._embed(batch["encoder_input_tokens"])
+        return self.encoder(embedded, masks.encoder, self.config, key)
+
+    def decode(
+        self, batch: Batch, masks: Masks, encoded: Float[Array, "b k e"] | None, key: Key | None = None
+    ) -> Float[Array, "b l v"]:
+        """Logits for every position of `decoder_input_tokens`, in float32."""
+        embedded = self._embed(batch["decoder_input_tokens"])
+        return self._logits(self.decoder(embedded, encoded, masks.decoder, masks.cross, self.config, key))
+
+    @property
+    def _embedder(self) -> Embedding:
+        return self.token_embedder if self.config.has_encoder else self.decoder.token_embedder
+
+    def _embed(self, tokens: Int[Array, "b l"]) -> Float[Array, "b l e"]:
+        return constrain(self._embedder(tokens, jnp.dtype(self.config.dtype)), "batch", "length", None)
+
+    def _logits(self, decoded: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        dtype = jnp.dtype(self.config.dtype)
+        if self.config.logits_via_embedding:
+            return self._embedder.attend(decoded, dtype)
+        return float32_logits(decoded, self.decoder.logits_dense.kernel[...], dtype)
+
+
+def _stack(layer: Callable, key: Key, config: TransformerConfig, count: int) -> nnx.Module:
+    """`count` layers as one module whose parameters have the layers on a leading axis."""
+    return jax.vmap(lambda layer_key: layer(layer_key, config))(jax.random.split(key, count))
+
+
+def _run_stack(layer: Callable, stack: nnx.Module, x: Array, config: TransformerConfig, key: Key | None) -> Array:
+    """Applies the layers of a stack in turn; unrolled, the loop is written out when compiling.
+
+    `config.remat` says what the backward pass keeps of each layer; XLA would undo the recomputation by merging it with
+    the forward pass in unrolled code, hence `prevent_cse` there.
+    """
+    if config.remat != "none":
+        policy = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims if config.remat == "minimal" else None
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=not config.scan_layers)
+    count = jax.tree.leaves(stack)[0].shape[0]
+    keys = None if key is None else jax.random.split(key, count)
+
+    def step(x, layer_and_key):
+        return layer(layer_and_key[0], x, layer_and_key[1]), None
+
+    return jax.lax.scan(step, x, (stack, keys), unroll=1 if config.scan_layers else count)[0]
+
+
+# ---------------------------------------------------------------------------------------------- parameters by name
+
+
+@functools.cache
+def _structure(
+    config: TransformerConfig,
+) -> tuple[list[str], list[jax.ShapeDtypeStruct], list, jax.tree_util.PyTreeDef]:
+    """Names, shapes, logical axes and tree structure of a model's parameters, without making one."""
+    model = jax.eval_shape(lambda key: Transformer(key, config), jax.random.key(0))
+    variables, _ = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Param))
+    shapes, tree = jax.tree.flatten(model)
+    names = ["/".join(entry.name for entry in path) for path, _ in variables]
+    axes = [
+        ("layers", *param.get_metadata()["axes"]) if is_stacked(name) else param.get_metadata()["axes"]
+        for name, (_, param) in zip(names, variables, strict=True)
+    ]
+    return names, shapes, axes, tree
+
+
+def is_stacked(name: str) -> bool:
+    """Whether the parameter of this name has the layers of a stack on its leading axis."""
+    return "layers" in name.split("/")
+
+
+def init_params(config: TransformerConfig, key: Key) -> Params:
+    """Fresh parameters, float32, with T5's initialisers."""
+    return dict(zip(_structure(config)[0], jax.tree.leaves(Transformer(key, config)), strict=True))
+
+
+def bind(config: TransformerConfig, params: Params) -> Transformer:
+    """The model with these parameters."""
+    names, _, _, tree = _structure(config)
+    return jax.tree.unflatten(tree, [params[name] for name in names])
+
+
+def param_shapes(config: TransformerConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of every parameter."""
+    names, shapes, _, _ = _structure(config)
+    return dict(zip(names, shapes, strict=True))
+
+
+def param_axes(config: TransformerConfig) -> dict[str, tuple[str | None, ...]]:
+    """The logical axes of every parameter (`parallel/sharding.py`)."""
+    names, _, axes, _ = _structure(config)
+    return dict(zip(names, axes, strict=True))
+
+
+def param_count(config: TransformerConfig) -> int:
+    """Number of parameters."""
+    return sum(shape.size for shape in param_shapes(config).values())
