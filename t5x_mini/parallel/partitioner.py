@@ -1,0 +1,148 @@
+"""How a step runs on many devices: `mesh` (jit and NamedSharding, the default) or `pmap`.
+
+Both take the same state and give the same losses. Under either, the state is a tree of global arrays; under pmap every
+device holds all of it, so checkpoints need not know which of the two wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from t5x_mini.errors import UserError
+from t5x_mini.parallel.config import PartitioningConfig
+from t5x_mini.parallel.mesh import make_mesh
+from t5x_mini.parallel.sharding import partition_spec
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+PMAP_AXIS = "data"
+
+
+def make_partitioner(config: PartitioningConfig, devices: list[jax.Device] | None = None) -> Partitioner:
+    """The partitioner that `config.kind` names, over `devices` (default: all)."""
+    if config.kind == "mesh":
+        return MeshPartitioner(make_mesh(config, devices))
+    if (config.data, config.fsdp, config.model) not in ((-1, 1, 1), (len(devices or jax.devices()), 1, 1)):
+        raise UserError(
+            f"PARTITIONING = 'pmap' is plain data parallelism, but the mesh asks for data={config.data}, "
+            f"fsdp={config.fsdp}, model={config.model}; write PARTITIONING = 'mesh', or leave the mesh's sizes out"
+        )
+    return PmapPartitioner(devices or jax.devices())
+
+
+class MeshPartitioner:
+    """jit over a mesh: arrays are split as `parallel/sharding.py` says, and XLA adds the collectives."""
+
+    axis_name = None
+
+    def __init__(self, mesh: Mesh):
+        self.mesh = mesh
+        self.rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+
+    @property
+    def row_ways(self) -> int:
+        """Parts that a batch's rows are split into."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def shardings(self, shapes: Any, axes: Any) -> Any:
+        """The sharding of every array of a tree, given the logical axes in place of each."""
+        return jax.tree.map(
+            lambda shape, names: NamedSharding(self.mesh, partition_spec(names, shape.shape, self.mesh)), shapes, axes
+        )
+
+    def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This host's rows of a batch, as global arrays."""
+        return {name: jax.make_array_from_process_local_data(self.rows, rows) for name, rows in host_batch.items()}
+
+    def jit(self, function: Callable, in_shardings: tuple, out_shardings: Any, donate: tuple[int, ...] = ()):
+        """`function` over the mesh; shardings are trees of NamedSharding."""
+        jitted = jax.jit(function, in_shardings=in_shardings, out_shardings=out_shardings, donate_argnums=donate)
+        return _InMesh(jitted, self.mesh)
+
+    def compile_train_step(self, step: Callable, state_shapes: Any, state_shardings: Any, batch_shapes: Shapes):
+        """Compiles `(state, batch) -> (state, sums)` ahead of time; the old state's memory is used for the new."""
+        rows = {name: self.rows for name in batch_shapes}
+        jitted = self.jit(step, (state_shardings, rows), (state_shardings, self.replicated), donate=(0,))
+        return jitted.lower(state_shapes, dict(batch_shapes)).compile()
+
+    def compile_eval_step(self, step: Callable, param_shapes: Any, param_shardings: Any, batch_shapes: Shapes):
+        """Compiles `(params, batch) -> sums`."""
+        rows = {name: self.rows for name in batch_shapes}
+        jitted = self.jit(step, (param_shardings, rows), self.replicated)
+        return jitted.lower(param_shapes, dict(batch_shapes)).compile()
+
+
+class _InMesh:
+    """A jitted function that is always traced with its mesh in use, so that the model's constraints apply."""
+
+    def __init__(self, jitted, mesh: Mesh):
+        self._jitted, self._mesh = jitted, mesh
+
+    def __call__(self, *args):
+        with jax.set_mesh(self._mesh):
+            return self._jitted(*args)
+
+    def lower(self, *args):
+        with jax.set_mesh(self._mesh):
+            return self._jitted.lower(*args)
+
+
+class PmapPartitioner:
+    """Plain data parallelism: the batch is split over the devices, and each holds the whole state."""
+
+    axis_name = PMAP_AXIS
+
+    def __init__(self, devices: list[jax.Device]):
+        self.devices = devices
+        self.mesh = Mesh(np.asarray(devices), (PMAP_AXIS,), axis_types=(AxisType.Auto,))
+        self.rows = NamedSharding(self.mesh, PartitionSpec(PMAP_AXIS))
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def row_ways(self) -> int:
+        return len(self.devices)
+
+    def shardings(self, shapes: Any, axes: Any) -> Any:
+        return jax.tree.map(lambda _: self.replicated, shapes)
+
+    def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This host's rows, `[local devices, rows a device, ...]`."""
+        local = sum(device.process_index == jax.process_index() for device in self.devices)
+        return {
+            name: jax.make_array_from_process_local_data(self.rows, rows.reshape(local, -1, *rows.shape[1:]))
+            for name, rows in host_batch.items()
+        }
+
+    def jit(self, function: Callable, in_shardings: tuple, out_shardings: Any, donate: tuple[int, ...] = ()):
+        """A function of the state alone, such as making or restoring it: the same on every device."""
+        return jax.jit(function, in_shardings=in_shardings, out_shardings=out_shardings, donate_argnums=donate)
+
+    def compile_train_step(self, step: Callable, state_shapes: Any, state_shardings: Any, batch_shapes: Shapes):
+        return self._pmap(step, state_shapes, batch_shapes, out_axes=(None, None), donate=(0,))
+
+    def compile_eval_step(self, step: Callable, param_shapes: Any, param_shardings: Any, batch_shapes: Shapes):
+        return self._pmap(step, param_shapes, batch_shapes, out_axes=None, donate=())
+
+    def _pmap(self, step: Callable, first_shapes: Any, batch_shapes: Shapes, out_axes, donate: tuple[int, ...]):
+        mapped = jax.pmap(
+            step,
+            axis_name=PMAP_AXIS,
+            in_axes=(None, 0),
+            out_axes=out_axes,
+            devices=self.devices,
+            donate_argnums=donate,
+        )
+        rows = {name: _split(shape, len(self.devices)) for name, shape in batch_shapes.items()}
+        return mapped.lower(first_shapes, rows).compile()
+
+
+Partitioner = MeshPartitioner | PmapPartitioner
+
+
+def _split(shape: jax.ShapeDtypeStruct, ways: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((ways, shape.shape[0] // ways, *shape.shape[1:]), shape.dtype)

@@ -1,0 +1,53 @@
+"""Logical axes to mesh axes: the one table that says how arrays are split over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+# Rows of the batch are split over `data` and `fsdp`; what is split over `model` is what tensor parallelism needs:
+# heads, MLP width and vocabulary. `embed` is split over `fsdp` in parameters only: activations carry `batch` there.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("model",),
+    "joined_kv": ("model",),
+    "mlp": ("model",),
+    "vocab": ("model",),
+    "layers": (),
+    "length": (),
+    "relpos_buckets": (),
+}
+
+
+def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """How an array with these logical axes is split over `mesh`.
+
+    A dimension that its mesh axes do not divide evenly is left whole: six heads on a mesh of eight stay together.
+
+    Args:
+        axes: a logical axis name, or None for a dimension that is never split, for each dimension.
+        shape: the array's shape.
+        mesh: a mesh with the axes `data`, `fsdp` and `model`.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"{len(axes)} axis names {tuple(axes)} for an array of shape {tuple(shape)}")
+    return PartitionSpec(*(_mesh_axes(name, size, mesh) for name, size in zip(axes, shape, strict=True)))
+
+
+def _mesh_axes(name: str | None, size: int, mesh: Mesh) -> tuple[str, ...] | None:
+    mesh_axes = tuple(axis for axis in RULES[name] if mesh.shape[axis] > 1) if name else ()
+    ways = 1
+    for axis in mesh_axes:
+        ways *= mesh.shape[axis]
+    return mesh_axes if mesh_axes and size % ways == 0 else None
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins the sharding of an activation, where a mesh with our axes is in use; elsewhere returns `x` as it is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or "fsdp" not in mesh.axis_names:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
