@@ -1,0 +1,274 @@
+"""The training loop: restore or start, step, measure, save.
+
+The device is never kept waiting for Python: batches are put on the device ahead of time, the numbers of a step are
+read while the next one runs, and checkpoints are written behind the steps that follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from typing import TYPE_CHECKING
+
+import jax
+
+from t5x_mini import config as config_module
+from t5x_mini.errors import UserError
+from t5x_mini.feed.batch import Prefetcher, prefetch
+from t5x_mini.feed.position import Position
+from t5x_mini.train import flops, metrics
+from t5x_mini.train.model_info import model_info, summary
+from t5x_mini.train.progress import Progress
+from t5x_mini.train.run import Run, assemble
+from t5x_mini.train.state import TrainState
+from t5x_mini.train.step import make_train_step
+
+if TYPE_CHECKING:
+    from t5x_mini.checkpoint.manager import Checkpoints
+    from t5x_mini.config import RunConfig
+    from t5x_mini.evaluate.held_out import HeldOut
+
+
+def dry_run(config: RunConfig) -> None:
+    """Prints the resolved configuration and the parameters, and makes nothing."""
+    run = assemble(config)
+    print(config_module.operative_config())
+    print(model_info(run))
+    print(f"would train to step {run.total_steps:,} in {config.train.model_dir}; this was a dry run")
+
+
+def train(config: RunConfig) -> None:
+    """Trains to the last step, resuming what `model_dir` holds, and leaves there everything the run is known by."""
+    run = assemble(config)
+    with _Training(run) as training:
+        training.run()
+
+
+class _Training:
+    """One process's part in a run, from opening its folder to the last checkpoint."""
+
+    def __init__(self, run: Run):
+        from t5x_mini.checkpoint.manager import Checkpoints  # Orbax takes a second to import
+
+        self.config, self.run_ = run.config, run
+        self.folder = pathlib.Path(run.config.train.model_dir)
+        self.clock = metrics.Clock()
+        self.is_primary = jax.process_index() == 0
+        if self.is_primary:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints: Checkpoints = Checkpoints(run.config.train.model_dir, run.config.checkpoint)
+
+    def __enter__(self) -> _Training:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.checkpoints.close()
+
+    def run(self) -> None:
+        # The order of a start: say what it is; state (checkpoint, initial checkpoint or fresh); data, where the state
+        # left it; compile; go. What can be refused is refused before what takes long.
+        self._announce()
+        state, position = self._first_state()
+        first_step = int(state.step)
+        if first_step >= self.run_.total_steps:
+            self._say(f"The run in {self.folder} is complete: step {first_step} of {self.run_.total_steps}.")
+            return
+        feed = self._feed(position)
+        with self.clock.lost("compilation"):
+            step = self._compile()
+            held_out = self._held_out()
+        with (
+            prefetch(feed, self.run_.partitioner.put, self.config.feed.prefetch) as batches,
+            Reporter(self.run_, self.clock, self.folder, first_step, enabled=self.is_primary) as reporter,
+        ):
+            state = self._steps(step, state, batches, held_out, reporter)
+        self._finish(state, held_out)
+
+    def _steps(self, step, state: TrainState, batches: Prefetcher, held_out: HeldOut | None, reporter) -> TrainState:
+        total, eval_period = self.run_.total_steps, self.config.train.eval_period
+        self.clock.lap()
+        for done in range(int(state.step) + 1, total + 1):
+            with self.clock.lost("data"):
+                batch, position = next(batches)
+            state, sums = step(state, batch)
+            reporter.add(done, sums)
+            if held_out and (done % eval_period == 0 or done == total):
+                reporter.flush()
+                with self.clock.lost("evaluation"):
+                    reporter.add_evaluation(done, held_out.measure(state.params))
+            if done % self.config.checkpoint.period == 0 or done == total:
+                reporter.flush()  # what is saved is known to be finite
+                with self.clock.lost("checkpoints"):
+                    self._save(state, position)
+                reporter.last_saved = done
+        reporter.flush()
+        return state
+
+    def _first_state(self) -> tuple[TrainState, bytes | None]:
+        step = self.checkpoints.latest_step()
+        if step is not None:
+            state, position = self._restore(self.checkpoints, step)
+            self._say(f"resuming from step {step} in {self.folder}")
+            return state, position
+        initial = self.config.train.initial_checkpoint_path
+        if initial is None:
+            return self.run_.create_state(), None
+        from t5x_mini.checkpoint.manager import Checkpoints, locate
+
+        run_dir, step = locate(initial)
+        state, _ = self._restore(Checkpoints(run_dir), step)
+        self._say(f"starting from step {step} of {run_dir}, with its optimiser state; the data starts anew")
+        return state, None
+
+    def _restore(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, bytes | None]:
+        restored = checkpoints.restore(
+            step, self.run_.shapes, self.run_.shardings, self.config.model, self.run_.partitioner
+        )
+        return restored.state, restored.position
+
+    def _feed(self, position: bytes | None):
+        from t5x_mini.feed.seqio_feed import SeqioFeed  # TensorFlow: only where a task is read
+
+        feed = SeqioFeed(
+            self.config.feed,
+            self.config.model.architecture,
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+            snapshot_every=self.config.checkpoint.period,
+        )
+        if position is not None:
+            feed.restore(Position.from_bytes(position))
+        return feed
+
+    def _compile(self):
+        config, run = self.config, self.run_
+        step = make_train_step(
+            config.model, config.loss, config.optimizer, config.schedule, config.train, run.partitioner.axis_name
+        )
+        batch = run.batch_shapes(config.feed.batch_size)
+        return run.partitioner.compile_train_step(step, run.shapes, run.shardings, batch)
+
+    def _held_out(self) -> HeldOut | None:
+        if not self.config.train.eval_period:
+            return None
+        from t5x_mini.evaluate.held_out import HeldOut
+
+        held_out = HeldOut(self.run_, self.config.evaluate.split, self.config.train.eval_steps)
+        if not held_out.batches:
+            self._say(f"no evaluation: the task has no split '{self.config.evaluate.split}'")
+        return held_out if held_out.batches else None
+
+    def _save(self, state: TrainState, position: Position) -> None:
+        self.checkpoints.save(state, position.to_bytes(), self.config.model, self.run_.partitioner)
+
+    def _finish(self, state: TrainState, held_out: HeldOut | None) -> None:
+        self.checkpoints.wait()
+        if not self.is_primary:
+            return
+        from t5x_mini.train.plot import loss_plot
+
+        plot = loss_plot(self.folder / metrics.METRICS_FILE, self.folder / "loss.png")
+        self._say(f"done: step {int(state.step)}; checkpoints, metrics and {plot.name} are in {self.folder}")
+        if self.config.train.closing_report:
+            from t5x_mini.evaluate.report import closing_report
+
+            self._say(closing_report(self.run_, state.params, held_out))
+
+    def _announce(self) -> None:
+        run = self.run_
+        devices = run.partitioner.mesh.devices
+        mesh = " x ".join(f"{axis} {size}" for axis, size in run.partitioner.mesh.shape.items())
+        kind = devices.flat[0].device_kind
+        self._say(f"{run.config.model.architecture}, {summary(run).removeprefix('total: ')}")
+        self._say(f"{devices.size} device(s) ({kind}), {run.config.partitioning.kind}: {mesh}")
+        if self.is_primary:
+            (self.folder / "config.gin").write_text(config_module.operative_config())
+            (self.folder / "model-info.txt").write_text(model_info(run))
+
+    def _say(self, text: str) -> None:
+        if self.is_primary:
+            print(text, flush=True)
+
+
+@dataclasses.dataclass
+class _Pending:
+    step: int
+    sums: dict[str, jax.Array]
+
+
+class Reporter:
+    """Turns the sums of each step into metrics, a step late, and stops the run when the loss is not finite.
+
+    Attributes:
+        last_saved: the newest checkpoint's step, to be named if the run has to stop.
+    """
+
+    def __init__(self, run: Run, clock: metrics.Clock, folder: pathlib.Path, first_step: int, *, enabled: bool):
+        config = run.config
+        lengths = config.feed.task_feature_lengths
+        device = run.partitioner.mesh.devices.flat[0]
+        self._device_count = run.partitioner.mesh.devices.size
+        self._flops = flops.train_flops(
+            config.model, config.feed.batch_size, lengths.get("inputs", 0), lengths["targets"]
+        )
+        self._peak = flops.peak_flops(device.device_kind, device.platform)
+        self._clock, self._folder = clock, folder
+        self._pending: _Pending | None = None
+        self.last_saved: int | None = first_step or None
+        self._writer = metrics.MetricWriter(folder, first_step or None) if enabled else None
+        self._progress = Progress(run.total_steps, first_step) if enabled else None
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._writer:
+            self._writer.close()
+            self._progress.close()
+
+    def add(self, step: int, sums: dict[str, jax.Array]) -> None:
+        """Takes a step that has just been started, and reports the one before it, which is finished."""
+        self.flush()
+        self._pending = _Pending(step, sums)
+
+    def flush(self) -> None:
+        """Waits for the last step that was added, and reports it."""
+        if self._pending is None:
+            return
+        step, sums = self._pending.step, jax.device_get(self._pending.sums)
+        self._pending = None
+        row = metrics.step_metrics(
+            {name: float(value) for name, value in sums.items()},
+            seconds=self._clock.lap(),
+            flops=self._flops,
+            device_count=self._device_count,
+            peak_flops=self._peak,
+        )
+        if self._writer:
+            self._writer.write(step, row | self._clock.report())
+            self._progress.update(step, row["loss_per_nonpadding_target_token"], row["timing/tokens_per_second"])
+        self._stop_unless_finite(step, row)
+
+    def add_evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
+        """Reports held-out metrics, by task."""
+        for task, row in results.items():
+            if self._writer:
+                self._writer.write(step, {f"eval/{task}/{name}": value for name, value in row.items()})
+                loss, accuracy = row["loss_per_nonpadding_target_token"], row["accuracy"]
+                self._progress.note(
+                    f"step {step}: {task}: held-out loss {loss:.3f} nats a token, accuracy {accuracy:.1%}"
+                )
+
+    def _stop_unless_finite(self, step: int, row: dict[str, float]) -> None:
+        if math.isfinite(row["loss"]):
+            return
+        good = "There is no checkpoint before it."
+        if self.last_saved is not None:
+            path = self._folder / "checkpoints" / str(self.last_saved)
+            good = f"The last good checkpoint is {path}."
+        raise UserError(
+            f"The loss of step {step} is {row['loss']}; the run stops. {good} "
+            f"Gradient norm {row['grad_norm']:g}, parameter norm {row['param_norm']:g}, learning rate "
+            f"{row['learning_rate']:g}: a lower rate, a longer warm-up or --gin.CLIP_GLOBAL_NORM=1.0 usually helps."
+        )

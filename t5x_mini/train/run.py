@@ -1,0 +1,97 @@
+"""What every command starts from: a configuration made concrete on the devices that are here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+
+from t5x_mini.errors import UserError
+from t5x_mini.feed.batch import feature_shapes
+from t5x_mini.parallel.partitioner import Partitioner, make_partitioner
+from t5x_mini.train import loss, schedules, state
+
+if TYPE_CHECKING:
+    from t5x_mini.config import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A configuration with nothing left open, and how its state lies on the devices.
+
+    Attributes:
+        config: with the vocabulary's size and the schedule's length filled in.
+        partitioner: `mesh` or `pmap`.
+        shapes: shape and dtype of every array of the state.
+        shardings: and how each is split.
+        total_steps: the step to stop at; 0 where nothing is trained.
+    """
+
+    config: RunConfig
+    partitioner: Partitioner
+    shapes: state.TrainState
+    shardings: state.TrainState
+    total_steps: int
+
+    def batch_shapes(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a global batch of so many rows."""
+        feed = dataclasses.replace(self.config.feed, batch_size=rows)
+        return feature_shapes(feed, self.config.model.architecture)
+
+    def create_state(self) -> state.TrainState:
+        """A fresh state, made in place on the devices."""
+        return self.partitioner.jit(self._create, (), self.shardings)()
+
+    def _create(self) -> state.TrainState:
+        return state.create(self.config.model, self.config.optimizer, self.config.train)
+
+    @property
+    def eval_rows(self) -> int:
+        """Rows of an evaluation batch: those of a microbatch, so that what trains also evaluates."""
+        return self.config.feed.batch_size // self.config.train.num_microbatches
+
+
+def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
+    """Looks up the task's vocabulary and lays the state out over `devices` (default: all). Makes no arrays.
+
+    Raises:
+        UserError: for a task, mesh or batch size that cannot be.
+    """
+    if config.model.vocab_size is None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=_vocab_size(config)))
+    loss.check_normalizing_factor(config.loss.normalizing_factor)
+    partitioner = make_partitioner(config.partitioning, devices)
+    _check_batch(config, partitioner)
+    total_steps = _total_steps(config)
+    config = dataclasses.replace(config, schedule=schedules.resolve(config.schedule, total_steps))
+    shapes = jax.eval_shape(lambda: state.create(config.model, config.optimizer, config.train))
+    shardings = partitioner.shardings(shapes, state.axes(config.model, config.optimizer, shapes))
+    return Run(config, partitioner, shapes, shardings, total_steps)
+
+
+def _vocab_size(config: RunConfig) -> int:
+    from t5x_mini.feed import seqio_feed  # TensorFlow: only where a task is read
+
+    vocabulary = seqio_feed.task_vocabulary(config.feed.mixture_or_task_name, config.feed.mixture_or_task_module)
+    return seqio_feed.model_vocab_size(vocabulary)
+
+
+def _total_steps(config: RunConfig) -> int:
+    train = config.train
+    if train.train_steps_relative is None:
+        return train.train_steps or 0
+    if train.initial_checkpoint_path is None:
+        return train.train_steps_relative
+    from t5x_mini.checkpoint import manager  # Orbax takes a second to import
+
+    return manager.locate(train.initial_checkpoint_path)[1] + train.train_steps_relative
+
+
+def _check_batch(config: RunConfig, partitioner: Partitioner) -> None:
+    rows, parts, ways = config.feed.batch_size, config.train.num_microbatches, partitioner.row_ways
+    if rows % (parts * ways):
+        raise UserError(
+            f"BATCH_SIZE is {rows}, but {parts} microbatch(es) on devices that split the rows {ways} ways need a "
+            f"multiple of {parts * ways}; write --gin.BATCH_SIZE={max(rows // (parts * ways), 1) * parts * ways}"
+        )

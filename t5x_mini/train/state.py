@@ -1,0 +1,71 @@
+"""What training carries from one step to the next."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key, UInt32
+
+from t5x_mini.model import transformer
+from t5x_mini.model.config import TransformerConfig
+from t5x_mini.train import optimizers
+from t5x_mini.train.config import TrainConfig
+
+PRNG_IMPLS = {"threefry": "threefry2x32", "rbg": "rbg"}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Step, parameters, optimiser state and the key of all randomness.
+
+    Attributes:
+        step: updates made so far.
+        params: name to array, float32 (`model/transformer.py`).
+        opt_state: name to the state of that parameter's optimiser (`train/optimizers.py`).
+        rng: raw key data; step k draws from `fold_in(rng, k)`, so that a resumed run draws the same numbers.
+    """
+
+    step: Int[Array, ""]
+    params: dict[str, Array]
+    opt_state: dict[str, Any]
+    rng: UInt32[Array, " words"]
+
+
+def root_key(config: TrainConfig) -> Key:
+    """The key that `random_seed` and `prng_impl` stand for."""
+    return jax.random.key(config.random_seed, impl=PRNG_IMPLS[config.prng_impl])
+
+
+def create(model: TransformerConfig, optimizer: optimizers.Optimizer, train: TrainConfig) -> TrainState:
+    """A fresh state at step 0."""
+    init_key, step_key = jax.random.split(root_key(train))
+    params = transformer.init_params(model, init_key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizers.init(optimizer, params),
+        rng=jax.random.key_data(step_key),
+    )
+
+
+def step_key(state: TrainState, config: TrainConfig) -> Key:
+    """The key of this step's dropout."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.rng, impl=PRNG_IMPLS[config.prng_impl]), state.step)
+
+
+def axes(model: TransformerConfig, optimizer: optimizers.Optimizer, state: TrainState) -> TrainState:
+    """The logical axes of every array of a state (or of its shapes): a tuple of names in place of each array."""
+    param_axes = transformer.param_axes(model)
+    return TrainState(
+        step=(),
+        params=param_axes,
+        opt_state={
+            name: optimizers.state_axes(name, state.params[name].shape, param_axes[name], leaf_state)
+            for name, leaf_state in state.opt_state.items()
+        },
+        rng=(None,),
+    )

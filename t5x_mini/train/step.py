@@ -1,0 +1,139 @@
+"""One training step, from batch to update, and one evaluation step.
+
+Losses and gradients are summed over tokens, microbatches and devices, and divided once, at the end. Dividing each
+part by its own normaliser and adding up, as T5X did, multiplies the loss by the number of parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from t5x_mini.model import transformer
+from t5x_mini.model.config import TransformerConfig
+from t5x_mini.train import loss as losses
+from t5x_mini.train import optimizers
+from t5x_mini.train.config import LossConfig, TrainConfig
+from t5x_mini.train.schedules import Schedule
+from t5x_mini.train.state import TrainState, step_key
+
+Batch = Mapping[str, Array]
+Sums = dict[str, Float[Array, ""]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+
+
+def make_train_step(
+    model: TransformerConfig,
+    loss: LossConfig,
+    optimizer: optimizers.Optimizer,
+    schedule: Schedule,
+    train: TrainConfig,
+    axis_name: str | None = None,
+) -> Step:
+    """The update of one batch: `(state, batch) -> (state, sums)`, to be jitted by the partitioner.
+
+    Args:
+        axis_name: under pmap, the axis over which sums and gradients are added up; None where jit sees all devices.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        key = step_key(state, train) if model.dropout_rate > 0 else None
+        if key is not None and axis_name:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+        def objective(params, part, part_key):
+            sums = batch_sums(params, part, model, loss, part_key)
+            return sums["objective"], sums
+
+        grads, sums = summed_gradients(objective, state.params, batch, key, train.num_microbatches)
+        if axis_name:
+            grads, sums = jax.lax.psum((grads, sums), axis_name)
+        sums["normalizer"] = losses.normalizer(sums["normalizer"], loss)
+        grads = jax.tree.map(lambda g: g / sums["normalizer"], grads)
+        sums["grad_norm"] = optax.global_norm(grads)
+        if train.clip_global_norm is not None:
+            grads = _clip(grads, sums["grad_norm"], train.clip_global_norm)
+
+        sums["learning_rate"] = schedule(state.step)
+        sums["param_norm"] = optax.global_norm(state.params)
+        params, opt_state = optimizers.update(optimizer, grads, state.opt_state, state.params, sums["learning_rate"])
+        return TrainState(state.step + 1, params, opt_state, state.rng), sums
+
+    return train_step
+
+
+def make_eval_step(model: TransformerConfig, loss: LossConfig, axis_name: str | None = None) -> Callable:
+    """Sums over one held-out batch, without dropout: `(params, batch) -> sums`."""
+
+    def eval_step(params: transformer.Params, batch: Batch) -> Sums:
+        sums = batch_sums(params, batch, model, loss, key=None)
+        return jax.lax.psum(sums, axis_name) if axis_name else sums
+
+    return eval_step
+
+
+def batch_sums(
+    params: transformer.Params, batch: Batch, model: TransformerConfig, loss: LossConfig, key: Key | None
+) -> Sums:
+    """Forward pass, and everything about it that can be added up over batches and devices.
+
+    Returns:
+        `objective`: what is minimised, times `normalizer`; `loss` and `z_loss`: over tokens, in nats, weighted as
+        the batch says; `correct`: weighted tokens whose most likely token is the target; `weights`: their sum;
+        counts of `seqs`, `target_tokens` (decoder positions), `all_tokens` (encoder and decoder positions) and
+        `nonpadding_tokens`.
+    """
+    logits = transformer.bind(model, params)(batch, key)
+    targets = batch["decoder_target_tokens"]
+    token_loss = losses.cross_entropy(logits, targets, label_smoothing=loss.label_smoothing, z_loss=loss.z_loss)
+    objective_weights, normalizer = losses.weights_and_normalizer(batch, loss.normalizing_factor)
+    weights = batch["decoder_loss_weights"].astype(jnp.float32)
+    read = [targets, batch["encoder_input_tokens"]] if model.has_encoder else [targets]
+    return {
+        "objective": jnp.sum(objective_weights * token_loss.total),
+        "normalizer": normalizer,
+        "loss": jnp.sum(weights * token_loss.total),
+        "z_loss": jnp.sum(weights * token_loss.z_loss),
+        "correct": jnp.sum(weights * (jnp.argmax(logits, axis=-1) == targets)),
+        "weights": jnp.sum(weights),
+        "seqs": jnp.asarray(targets.shape[0], jnp.float32),
+        "target_tokens": jnp.asarray(targets.size, jnp.float32),
+        "all_tokens": jnp.asarray(sum(tokens.size for tokens in read), jnp.float32),
+        "nonpadding_tokens": sum(jnp.sum(tokens > 0) for tokens in read).astype(jnp.float32),
+    }
+
+
+def summed_gradients(
+    objective: Callable, params: transformer.Params, batch: Batch, key: Key | None, num_microbatches: int
+) -> tuple[transformer.Params, Sums]:
+    """Gradients and sums of `objective(params, part, key)`, added up over the microbatches of a batch."""
+    gradients = jax.grad(objective, has_aux=True)
+    if num_microbatches == 1:
+        return gradients(params, batch, key)
+
+    def add(total, part_and_index):
+        part, index = part_and_index
+        part_key = None if key is None else jax.random.fold_in(key, index)
+        return jax.tree.map(jnp.add, total, gradients(params, part, part_key)), None
+
+    parts = jax.tree.map(lambda x: _split_rows(x, num_microbatches), batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradients, params, first, key))
+    return jax.lax.scan(add, zeros, (parts, jnp.arange(num_microbatches)))[0]
+
+
+def _split_rows(x: Array, parts: int) -> Array:
+    """`[rows, ...] -> [parts, rows / parts, ...]`, each part taking every parts-th row.
+
+    Rows are split over devices in contiguous runs; strided parts keep each device's rows where they are.
+    """
+    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _clip(grads: transformer.Params, norm: Float[Array, ""], max_norm: float) -> transformer.Params:
+    scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-12))
+    return jax.tree.map(lambda g: g * scale, grads)
