@@ -1,0 +1,97 @@
+"""What a checkpoint looks like on disk: T5X's parameter names, one array a layer, whatever the model did in memory.
+
+    step
+    rng
+    params/encoder/layers_0/attention/query/kernel
+    opt_state/encoder/layers_0/attention/query/kernel/v_row
+    ...
+
+In memory the layers of a stack are one array (`model/transformer.py`). Taking them apart here makes a checkpoint the
+same for scanned and unrolled layers, lets a layer be read or replaced alone, and keeps the names people know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from t5x_mini.model.transformer import is_stacked
+from t5x_mini.train.state import TrainState
+
+Tree = dict[str, Any]
+
+
+def to_disk(state: TrainState) -> Tree:
+    """The nested dict that is saved. Traceable: jit it to take the layers apart on the devices."""
+    return _take_apart(state, lambda array, layer: array[layer])
+
+
+def shapes_on_disk(state: TrainState) -> Tree:
+    """`to_disk` for a state of `ShapeDtypeStruct`s that carry `NamedSharding`s; the result carries them too."""
+
+    def one_layer(shape: jax.ShapeDtypeStruct, layer: int) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(shape.sharding.mesh, PartitionSpec(*shape.sharding.spec[1:]))
+        return jax.ShapeDtypeStruct(shape.shape[1:], shape.dtype, sharding=sharding)
+
+    return _take_apart(state, one_layer)
+
+
+def from_disk(tree: Tree, like: TrainState) -> TrainState:
+    """The inverse of `to_disk`; `like` gives the structure and the number of layers. Traceable."""
+    flat = _flatten(tree)
+    named, structure = _named_leaves(like)
+    leaves = [
+        jnp.stack([flat[layer_name] for layer_name in _layer_names(name, leaf)]) if is_stacked(name) else flat[name]
+        for name, leaf in named
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _take_apart(state: TrainState, one_layer: Callable[[Any, int], Any]) -> Tree:
+    flat = {}
+    for name, leaf in _named_leaves(state)[0]:
+        if is_stacked(name):
+            flat |= {layer_name: one_layer(leaf, i) for i, layer_name in enumerate(_layer_names(name, leaf))}
+        else:
+            flat[name] = leaf
+    return _nest(flat)
+
+
+def _layer_names(name: str, leaf: Any) -> list[str]:
+    return [name.replace("/layers/", f"/layers_{i}/", 1) for i in range(leaf.shape[0])]
+
+
+def _named_leaves(state: TrainState) -> tuple[list[tuple[str, Any]], jax.tree_util.PyTreeDef]:
+    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
+    return [(_name(path), leaf) for path, leaf in leaves], structure
+
+
+def _name(path: tuple) -> str:
+    """The keys of a path, without positions in optax's chains: they say nothing to a reader."""
+    keys = (getattr(entry, "name", getattr(entry, "key", None)) for entry in path)
+    return "/".join(str(key) for key in keys if key is not None)
+
+
+def _nest(flat: dict[str, Any]) -> Tree:
+    tree: Tree = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        if last in node:
+            raise ValueError(f"two arrays of the state have the name {name}")
+        node[last] = leaf
+    return tree
+
+
+def _flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flatten(value, f"{name}/") if isinstance(value, dict) else {name: value}
+    return flat

@@ -1,0 +1,196 @@
+"""Saving and restoring runs: Orbax's CheckpointManager, async, with the state and the data position in one save.
+
+A checkpoint is a folder `checkpoints/<step>` with three items:
+
+    state      step, parameters, optimiser state and random key, as `layout.py` lays them out
+    position   where every host's stream of batches stood, after the last batch that was trained on
+    run        JSON: what the model is, so that a checkpoint of another model is refused with the reason
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from t5x_mini.checkpoint import layout
+from t5x_mini.checkpoint.config import CheckpointConfig
+from t5x_mini.checkpoint.position_handler import PositionHandler, PositionRestore, PositionSave
+from t5x_mini.errors import UserError
+from t5x_mini.model.config import TransformerConfig
+from t5x_mini.parallel.partitioner import Partitioner
+from t5x_mini.train.state import TrainState
+
+FOLDER = "checkpoints"
+FORMAT = 1
+# What may differ between the run that saved and the run that restores: how the model is computed, not what it is.
+FREE = ("dropout_rate", "dtype", "scan_layers", "remat")
+
+for _name in ("absl", "orbax"):  # Orbax reports every phase of every save
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint in memory; `position` is None where it was saved by another number of hosts."""
+
+    state: TrainState
+    position: bytes | None
+    step: int
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, run_dir: str, config: CheckpointConfig | None = None):
+        """Opens (and with a `config` creates) the run's checkpoints; left-overs of interrupted saves are removed."""
+        self.directory = epath.Path(run_dir).absolute() if "://" not in run_dir else epath.Path(run_dir)
+        self.directory = self.directory / FOLDER
+        keep = config.keep if config else None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=config is not None,
+            read_only=config is None,
+            cleanup_tmp_directories=config is not None,
+            enable_async_checkpointing=True,
+        )
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "position": PositionHandler(),
+            "run": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        self._take_apart: Callable[[TrainState], layout.Tree] | None = None  # jitted at the first save
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint's step; None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, position: bytes, model: TransformerConfig, partitioner: Partitioner) -> None:
+        """Starts a save and returns once the arrays are copied; the files are written behind the next steps."""
+        if self._take_apart is None:
+            shapes = layout.shapes_on_disk(_with_sharding(state))
+            self._take_apart = partitioner.jit(layout.to_disk, None, jax.tree.map(lambda shape: shape.sharding, shapes))
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(self._take_apart(state)),
+                position=PositionSave(position),
+                run=ocp.args.JsonSave({"format": FORMAT, "model": dataclasses.asdict(model)}),
+            ),
+            force=True,
+        )
+
+    def restore(
+        self,
+        step: int,
+        shapes: TrainState,
+        shardings: TrainState,
+        model: TransformerConfig,
+        partitioner: Partitioner,
+    ) -> Restored:
+        """Reads a checkpoint into the given shardings, whatever mesh, pmap or scan it was saved under.
+
+        Raises:
+            UserError: where it holds another model, or another optimiser's state.
+        """
+        self._check_model(step, model)
+        like = jax.tree.map(
+            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
+        )
+        wanted = layout.shapes_on_disk(like)
+        self._check_arrays(step, wanted)
+        read = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), position=PositionRestore())
+        )
+        read_shardings = jax.tree.map(lambda shape: shape.sharding, wanted)
+        join = partitioner.jit(lambda tree: layout.from_disk(tree, shapes), (read_shardings,), shardings)
+        return Restored(join(read["state"]), read["position"], step)
+
+    def wait(self) -> None:
+        """Returns once all started saves are complete on disk; raises what went wrong in them."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _check_model(self, step: int, model: TransformerConfig) -> None:
+        saved = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]["model"]
+        now = _as_json(dataclasses.asdict(model))
+        differences = [
+            f"    {name}: {saved.get(name)} when it was saved, {now[name]} now"
+            for name in now
+            if name not in FREE and saved.get(name) != now[name]
+        ]
+        if differences:
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} holds another model:\n"
+                + "\n".join(differences)
+                + "\nGo back to the same values, or choose a new folder: --gin.MODEL_DIR=runs/another_name"
+            )
+
+    def _check_arrays(self, step: int, wanted: layout.Tree) -> None:
+        saved = {"/".join(path) for path in _paths(self._manager.item_metadata(step)["state"].tree)}
+        expected = {"/".join(path) for path in _paths(wanted)}
+        if saved != expected:
+            missing, extra = sorted(expected - saved), sorted(saved - expected)
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} does not fit this run's optimiser:\n"
+                f"    {len(missing)} arrays are not in it{_first(missing)}\n"
+                f"    {len(extra)} arrays are not wanted{_first(extra)}\n"
+                "Go back to the optimiser that saved it (RunConfig.optimizer in the run's config.gin), or choose a "
+                "new folder: --gin.MODEL_DIR=runs/another_name"
+            )
+
+
+def locate(path: str) -> tuple[str, int]:
+    """The run folder and step that a path stands for: `runs/x` (its newest) or `runs/x/checkpoints/1000`.
+
+    Raises:
+        UserError: where there is no complete checkpoint.
+    """
+    folder = epath.Path(path)
+    if folder.name.isdigit() and folder.parent.name == FOLDER:
+        run_dir, step = folder.parent.parent, int(folder.name)
+    else:
+        run_dir, step = (folder.parent if folder.name == FOLDER else folder), None
+    steps = _steps(run_dir / FOLDER)
+    if not steps:
+        raise UserError(
+            f"There is no checkpoint in {path}. Write a run's folder (runs/quickstart) or one of its checkpoints "
+            f"(runs/quickstart/{FOLDER}/1000)."
+        )
+    if step is not None and step not in steps:
+        raise UserError(
+            f"There is no checkpoint {path}. {run_dir} has those of the steps {', '.join(map(str, steps))}."
+        )
+    return str(run_dir), step if step is not None else steps[-1]
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit()) if folder.exists() else []
+
+
+def _with_sharding(state: TrainState) -> TrainState:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _paths(tree: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if isinstance(tree, dict):
+        return [path for key, value in tree.items() for path in _paths(value, (*prefix, str(key)))]
+    return [prefix]
+
+
+def _first(names: list[str]) -> str:
+    return f", {names[0]} for one" if names else ""
