@@ -23,14 +23,15 @@ from t5x_mini.model.transformer import is_stacked
 from t5x_mini.train.state import TrainState
 
 Tree = dict[str, Any]
+State = TrainState | dict[str, Any]  # a dict holds some fields of the state, such as `params` alone
 
 
-def to_disk(state: TrainState) -> Tree:
+def to_disk(state: State) -> Tree:
     """The nested dict that is saved. Traceable: jit it to take the layers apart on the devices."""
     return _take_apart(state, lambda array, layer: array[layer])
 
 
-def shapes_on_disk(state: TrainState) -> Tree:
+def shapes_on_disk(state: State) -> Tree:
     """`to_disk` for a state of `ShapeDtypeStruct`s that carry `NamedSharding`s; the result carries them too."""
 
     def one_layer(shape: jax.ShapeDtypeStruct, layer: int) -> jax.ShapeDtypeStruct:
@@ -40,9 +41,9 @@ def shapes_on_disk(state: TrainState) -> Tree:
     return _take_apart(state, one_layer)
 
 
-def from_disk(tree: Tree, like: TrainState) -> TrainState:
+def from_disk(tree: Tree, like: State) -> State:
     """The inverse of `to_disk`; `like` gives the structure and the number of layers. Traceable."""
-    flat = _flatten(tree)
+    flat = flatten(tree)
     named, structure = _named_leaves(like)
     leaves = [
         jnp.stack([flat[layer_name] for layer_name in _layer_names(name, leaf)]) if is_stacked(name) else flat[name]
@@ -51,13 +52,24 @@ def from_disk(tree: Tree, like: TrainState) -> TrainState:
     return jax.tree.unflatten(structure, leaves)
 
 
-def _take_apart(state: TrainState, one_layer: Callable[[Any, int], Any]) -> Tree:
+def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    """`{'a': {'b': x}}` to `{'a/b': x}`: what is on disk, by the names that people know."""
     flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}/") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _take_apart(state: State, one_layer: Callable[[Any, int], Any]) -> Tree:
+    flat: dict[str, Any] = {}
     for name, leaf in _named_leaves(state)[0]:
+        parts = {name: leaf}
         if is_stacked(name):
-            flat |= {layer_name: one_layer(leaf, i) for i, layer_name in enumerate(_layer_names(name, leaf))}
-        else:
-            flat[name] = leaf
+            parts = {layer_name: one_layer(leaf, i) for i, layer_name in enumerate(_layer_names(name, leaf))}
+        if flat.keys() & parts.keys():
+            raise ValueError(f"two arrays of the state have the name {name}")
+        flat |= parts
     return _nest(flat)
 
 
@@ -65,7 +77,7 @@ def _layer_names(name: str, leaf: Any) -> list[str]:
     return [name.replace("/layers/", f"/layers_{i}/", 1) for i in range(leaf.shape[0])]
 
 
-def _named_leaves(state: TrainState) -> tuple[list[tuple[str, Any]], jax.tree_util.PyTreeDef]:
+def _named_leaves(state: State) -> tuple[list[tuple[str, Any]], jax.tree_util.PyTreeDef]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(state)
     return [(_name(path), leaf) for path, leaf in leaves], structure
 
@@ -83,15 +95,5 @@ def _nest(flat: dict[str, Any]) -> Tree:
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        if last in node:
-            raise ValueError(f"two arrays of the state have the name {name}")
         node[last] = leaf
     return tree
-
-
-def _flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}/") if isinstance(value, dict) else {name: value}
-    return flat

@@ -22,6 +22,7 @@ from t5x_mini.checkpoint import layout
 from t5x_mini.checkpoint.config import CheckpointConfig
 from t5x_mini.checkpoint.position_handler import PositionHandler, PositionRestore, PositionSave
 from t5x_mini.errors import UserError
+from t5x_mini.model import transformer
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.parallel.partitioner import Partitioner
 from t5x_mini.train.state import TrainState
@@ -60,7 +61,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         handlers = {
-            "state": ocp.StandardCheckpointHandler(),
+            "state": ocp.PyTreeCheckpointHandler(),
             "position": PositionHandler(),
             "run": ocp.JsonCheckpointHandler(),
         }
@@ -79,7 +80,7 @@ class Checkpoints:
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(self._take_apart(state)),
+                state=ocp.args.PyTreeSave(self._take_apart(state)),
                 position=PositionSave(position),
                 run=ocp.args.JsonSave({"format": FORMAT, "model": dataclasses.asdict(model)}),
             ),
@@ -100,17 +101,26 @@ class Checkpoints:
             UserError: where it holds another model, or another optimiser's state.
         """
         self._check_model(step, model)
-        like = jax.tree.map(
-            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
-        )
-        wanted = layout.shapes_on_disk(like)
-        self._check_arrays(step, wanted)
-        read = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), position=PositionRestore())
-        )
-        read_shardings = jax.tree.map(lambda shape: shape.sharding, wanted)
-        join = partitioner.jit(lambda tree: layout.from_disk(tree, shapes), (read_shardings,), shardings)
-        return Restored(join(read["state"]), read["position"], step)
+        self._check_arrays(step, shapes)
+        state = self._read(step, shapes, shardings, partitioner)
+        position = self._manager.restore(step, args=ocp.args.Composite(position=PositionRestore()))["position"]
+        return Restored(state, position, step)
+
+    def restore_params(
+        self,
+        step: int,
+        shapes: transformer.Params,
+        shardings: transformer.Params,
+        model: TransformerConfig,
+        partitioner: Partitioner,
+    ) -> transformer.Params:
+        """Reads the parameters alone, whatever optimiser trained them.
+
+        Raises:
+            UserError: where the checkpoint holds another model.
+        """
+        self._check_model(step, model)
+        return self._read(step, {"params": shapes}, {"params": shardings}, partitioner)["params"]
 
     def wait(self) -> None:
         """Returns once all started saves are complete on disk; raises what went wrong in them."""
@@ -118,6 +128,19 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+    def _read(self, step: int, shapes: layout.State, shardings: layout.State, partitioner: Partitioner) -> layout.State:
+        like = jax.tree.map(
+            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
+        )
+        wanted = layout.shapes_on_disk(like)
+        arguments = ocp.args.PyTreeRestore(
+            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        )
+        read = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+        read_shardings = jax.tree.map(lambda shape: shape.sharding, wanted)
+        join = partitioner.jit(lambda tree: layout.from_disk(tree, shapes), (read_shardings,), shardings)
+        return join(read)
 
     def _check_model(self, step: int, model: TransformerConfig) -> None:
         saved = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]["model"]
@@ -134,15 +157,22 @@ class Checkpoints:
                 + "\nGo back to the same values, or choose a new folder: --gin.MODEL_DIR=runs/another_name"
             )
 
-    def _check_arrays(self, step: int, wanted: layout.Tree) -> None:
-        saved = {"/".join(path) for path in _paths(self._manager.item_metadata(step)["state"].tree)}
-        expected = {"/".join(path) for path in _paths(wanted)}
-        if saved != expected:
-            missing, extra = sorted(expected - saved), sorted(saved - expected)
+    def _check_arrays(self, step: int, shapes: TrainState) -> None:
+        on_disk = self._manager.item_metadata(step)["state"].tree
+        saved = {name: tuple(array.shape) for name, array in layout.flatten(on_disk).items()}
+        wanted = {name: array.shape for name, array in layout.flatten(jax.eval_shape(layout.to_disk, shapes)).items()}
+        if saved != wanted:
+            missing, extra = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
+            reshaped = [
+                f"{name}, {saved[name]} when it was saved, {wanted[name]} now"
+                for name in sorted(saved.keys() & wanted.keys())
+                if saved[name] != wanted[name]
+            ]
             raise UserError(
                 f"The checkpoint {self.directory / str(step)} does not fit this run's optimiser:\n"
                 f"    {len(missing)} arrays are not in it{_first(missing)}\n"
                 f"    {len(extra)} arrays are not wanted{_first(extra)}\n"
+                f"    {len(reshaped)} arrays have another shape{_first(reshaped)}\n"
                 "Go back to the optimiser that saved it (RunConfig.optimizer in the run's config.gin), or choose a "
                 "new folder: --gin.MODEL_DIR=runs/another_name"
             )
@@ -184,12 +214,6 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_json(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _paths(tree: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    if isinstance(tree, dict):
-        return [path for key, value in tree.items() for path in _paths(value, (*prefix, str(key)))]
-    return [prefix]
 
 
 def _first(names: list[str]) -> str:

@@ -19,6 +19,8 @@ def restore_params(run: Run) -> tuple[int, Mapping[str, jax.Array]]:
 
     run_dir, step = locate(run.config.evaluate.checkpoint_path or run.config.train.model_dir)
     checkpoints = Checkpoints(run_dir)
-    restored = checkpoints.restore(step, run.shapes, run.shardings, run.config.model, run.partitioner)
+    params = checkpoints.restore_params(
+        step, run.shapes.params, run.shardings.params, run.config.model, run.partitioner
+    )
     checkpoints.close()
-    return step, restored.state.params
+    return step, params

@@ -1,0 +1,290 @@
+import dataclasses
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from t5x_mini.checkpoint.config import CheckpointConfig
+from t5x_mini.checkpoint.manager import Checkpoints, locate
+from t5x_mini.errors import UserError
+from t5x_mini.evaluate.checkpoint_params import restore_params
+from t5x_mini.train.optimizers import Adafactor, AdamW, Muon
+
+POSITION = b"where the data stood\x00\xff"
+MESH, ROWS_ONLY, ONE_AXIS = tiny_run.mesh(2, 2, 2), tiny_run.mesh(1, 8, 1), tiny_run.mesh(1, 1, 8)
+KEEP_ALL = CheckpointConfig(keep=None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def small(partitioning, **changes):
+    """A model of one stack, so that a save takes a moment."""
+    return tiny_run.run(partitioning, changes.pop("architecture", "causal_lm"), **changes)
+
+
+def save(folder, run, *steps, config=KEEP_ALL):
+    """Saves a random state under the number of each step; returns it as numpy arrays."""
+    checkpoints = Checkpoints(str(folder), config)
+    for step in steps:
+        state = tiny_run.random_state(run, step)
+        checkpoints.save(state, POSITION, run.config.model, run.partitioner)
+    checkpoints.wait()
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def restore(folder, run, step):
+    checkpoints = Checkpoints(str(folder))
+    restored = checkpoints.restore(step, run.shapes, run.shardings, run.config.model, run.partitioner)
+    checkpoints.close()
+    return restored
+
+
+def assert_same_bits(found, wanted):
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), wanted)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """For each mesh, made once: a folder with a checkpoint of step 7, and its numbers."""
+
+    @functools.cache
+    def save_once(partitioning):
+        folder = tmp_path_factory.mktemp("run")
+        return folder, save(folder, small(partitioning), 7)
+
+    return save_once
+
+
+MOVES = [
+    (MESH, ROWS_ONLY),
+    (MESH, tiny_run.PMAP),
+    (tiny_run.PMAP, MESH),
+    (tiny_run.PMAP, ONE_AXIS),
+    (ONE_AXIS, tiny_run.PMAP),
+    (ROWS_ONLY, MESH),
+]
+
+
+def describe(partitioning):
+    return "pmap" if partitioning.kind == "pmap" else f"{partitioning.data}x{partitioning.fsdp}x{partitioning.model}"
+
+
+@pytest.mark.parametrize(("before", "after"), MOVES, ids=describe)
+def test_a_checkpoint_moves_between_meshes_and_pmap(saved, before, after):
+    folder, state = saved(before)
+    run = small(after)
+    restored = restore(folder, run, 7)
+    assert_same_bits(restored.state, state)
+    assert restored.position == POSITION
+    assert (restored.step, int(restored.state.step)) == (7, 7)
+    for leaf, sharding in zip(jax.tree.leaves(restored.state), jax.tree.leaves(run.shardings), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(), Muon()], ids=["adamw", "muon"])
+def test_the_state_of_every_optimizer_moves(tmp_path, optimizer):
+    state = save(tmp_path, small(MESH, optimizer=optimizer), 3)
+    assert_same_bits(restore(tmp_path, small(tiny_run.PMAP, optimizer=optimizer), 3).state, state)
+
+
+def test_an_encoder_decoder_on_one_device(tmp_path):
+    state = save(tmp_path, small(MESH, architecture="encoder_decoder"), 3)
+    assert_same_bits(restore(tmp_path, tiny_run.one_device(), 3).state, state)
+
+
+def test_scanned_layers_are_restored_unrolled(saved):
+    folder, state = saved(MESH)
+    assert_same_bits(restore(folder, small(MESH, scan_layers=False), 7).state, state)
+
+
+def test_how_a_model_is_computed_may_change(saved):
+    folder, state = saved(MESH)
+    run = small(MESH, dropout_rate=0.1, dtype="bfloat16", remat="full")
+    assert_same_bits(restore(folder, run, 7).state, state)
+
+
+@pytest.mark.parametrize("partitioning", [MESH, tiny_run.PMAP], ids=describe)
+def test_steps_behind_a_save_do_not_change_it(tmp_path, partitioning):
+    run = small(partitioning)
+    step = run.partitioner.compile_train_step(
+        lambda state, batch: (jax.tree.map(lambda x: x + 1, state), {}),
+        *(run.shapes, run.shardings, run.batch_shapes(tiny_run.ROWS)),
+    )
+    batch = run.partitioner.put(tiny_run.batches("causal_lm", 1)[0])
+    state, _ = step(tiny_run.random_state(run, 6), batch)
+    wanted = jax.tree.map(np.array, jax.device_get(state))
+    with_checkpoints = Checkpoints(str(tmp_path), KEEP_ALL)
+    with_checkpoints.save(state, POSITION, run.config.model, run.partitioner)
+    for _ in range(5):
+        state, _ = step(state, batch)
+    with_checkpoints.close()
+    assert int(state.step) == 12
+    assert_same_bits(restore(tmp_path, run, 7).state, wanted)
+
+
+def test_the_newest_are_kept(tmp_path):
+    save(tmp_path, small(MESH), 1, 2, 3, 4, config=CheckpointConfig(keep=2))
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()} == {"3", "4"}
+    assert locate(str(tmp_path)) == (str(tmp_path), 4)
+
+
+def test_none_keeps_all(tmp_path):
+    save(tmp_path, small(MESH), 1, 2, 3, config=KEEP_ALL)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()} == {"1", "2", "3"}
+
+
+def test_an_older_checkpoint_can_be_restored(tmp_path):
+    save(tmp_path, small(MESH), 1, 2)
+    assert int(restore(tmp_path, small(MESH), 1).state.step) == 1
+
+
+def test_an_interrupted_save_is_ignored_and_removed(tmp_path):
+    run = small(MESH)
+    save(tmp_path, run, 1)
+    complete = tmp_path / "checkpoints" / "1"
+    left = complete.with_name("2.orbax-checkpoint-tmp")  # what Orbax calls a folder until all of it is written
+    shutil.copytree(complete, left)
+    shutil.rmtree(left / "state")
+    assert locate(str(tmp_path)) == (str(tmp_path), 1)
+    reading = Checkpoints(str(tmp_path))
+    assert reading.latest_step() == 1
+    reading.close()
+    assert left.exists()  # who only reads removes nothing: the run may be saving just now
+    training = Checkpoints(str(tmp_path), KEEP_ALL)
+    assert training.latest_step() == 1
+    training.save(tiny_run.random_state(run, 3), POSITION, run.config.model, run.partitioner)
+    training.close()
+    assert not left.exists()
+    assert int(restore(tmp_path, run, 3).state.step) == 3
+
+
+def test_a_new_run_has_no_checkpoint(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path / "new"), KEEP_ALL)
+    assert checkpoints.latest_step() is None
+    checkpoints.close()
+
+
+def test_what_a_checkpoint_is_stands_in_it(saved):
+    folder, _ = saved(MESH)
+    run = json.loads((folder / "checkpoints" / "7" / "run" / "metadata").read_text())
+    assert run["format"] == 1
+    assert run["model"]["architecture"] == "causal_lm"
+    assert run["model"]["mlp_activations"] == ["gelu", "linear"]
+
+
+def refusal(folder, run):
+    with pytest.raises(UserError) as error:
+        restore(folder, run, 7)
+    return str(error.value).replace(str(folder), "FOLDER")
+
+
+def test_another_model_is_refused(saved):
+    folder, _ = saved(MESH)
+    assert refusal(folder, small(MESH, architecture="prefix_lm", emb_dim=32, mlp_activations=("relu",))) == (
+        "The checkpoint FOLDER/checkpoints/7 holds another model:\n"
+        "    architecture: causal_lm when it was saved, prefix_lm now\n"
+        "    emb_dim: 16 when it was saved, 32 now\n"
+        "    mlp_activations: ['gelu', 'linear'] when it was saved, ['relu'] now\n"
+        "Go back to the same values, or choose a new folder: --gin.MODEL_DIR=runs/another_name"
+    )
+
+
+def test_another_optimizer_is_refused(saved):
+    folder, _ = saved(MESH)
+    text = refusal(folder, small(MESH, optimizer=AdamW()))
+    lines = text.splitlines()
+    assert lines[0] == "The checkpoint FOLDER/checkpoints/7 does not fit this run's optimiser:"
+    # 9 arrays in each of 2 layers and 4 outside them: 22 parameters.
+    assert lines[1] == "    44 arrays are not in it, opt_state/decoder/decoder_norm/scale/mu for one"
+    assert lines[2] == "    66 arrays are not wanted, opt_state/decoder/decoder_norm/scale/v for one"
+    assert lines[-1] == (
+        "Go back to the optimiser that saved it (RunConfig.optimizer in the run's config.gin), or choose a new "
+        "folder: --gin.MODEL_DIR=runs/another_name"
+    )
+
+
+def test_an_optimizer_with_arrays_of_other_shapes_is_refused(saved):
+    folder, _ = saved(MESH)
+    text = refusal(folder, small(MESH, optimizer=Adafactor(min_dim_size_to_factor=128)))
+    assert "    0 arrays are not in it\n    0 arrays are not wanted\n" in text
+    assert (
+        "arrays have another shape, opt_state/decoder/layers_0/mlp/wi_0/kernel/v, (1,) when it was saved, "
+        "(16, 24) now for one\n"
+    ) in text
+
+
+def evaluation(folder, partitioning, checkpoint=None, **changes):
+    run = small(partitioning, **changes)
+    config = dataclasses.replace(
+        run.config,
+        train=dataclasses.replace(run.config.train, model_dir=str(folder)),
+        evaluate=dataclasses.replace(run.config.evaluate, checkpoint_path=checkpoint),
+    )
+    return dataclasses.replace(run, config=config)
+
+
+@pytest.mark.parametrize("partitioning", [ROWS_ONLY, tiny_run.PMAP], ids=describe)
+def test_the_parameters_are_restored_alone_whatever_the_optimizer(saved, partitioning):
+    folder, state = saved(MESH)
+    run = evaluation(folder, partitioning, optimizer=Muon())
+    step, params = restore_params(run)
+    assert step == 7
+    assert_same_bits(params, state.params)
+    for name, sharding in run.shardings.params.items():
+        assert params[name].sharding.is_equivalent_to(sharding, params[name].ndim)
+
+
+def test_the_parameters_of_a_named_checkpoint(tmp_path):
+    save(tmp_path, small(MESH), 1, 2)
+    step, _ = restore_params(evaluation("elsewhere", MESH, checkpoint=f"{tmp_path}/checkpoints/1"))
+    assert step == 1
+
+
+def test_the_parameters_of_another_model_are_refused(saved):
+    folder, _ = saved(MESH)
+    with pytest.raises(UserError, match="num_decoder_layers: 2 when it was saved, 1 now"):
+        restore_params(evaluation(folder, MESH, num_decoder_layers=1))
+
+
+@pytest.fixture
+def three_steps(tmp_path):
+    for step in (5, 10, 100):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "step"),
+    [("", 100), ("/", 100), ("/checkpoints", 100), ("/checkpoints/5", 5), ("/checkpoints/10/", 10)],
+)
+def test_locate(three_steps, path, step):
+    assert locate(f"{three_steps}{path}") == (str(three_steps), step)
+
+
+@pytest.mark.parametrize("path", ["", "/checkpoints", "/checkpoints/5"])
+def test_locate_says_where_there_is_none(tmp_path, path):
+    with pytest.raises(UserError) as error:
+        locate(f"{tmp_path}{path}")
+    assert str(error.value) == (
+        f"There is no checkpoint in {tmp_path}{path}. Write a run's folder (runs/quickstart) or one of its "
+        "checkpoints (runs/quickstart/checkpoints/1000)."
+    )
+
+
+def test_locate_says_which_steps_there_are(three_steps):
+    with pytest.raises(UserError) as error:
+        locate(f"{three_steps}/checkpoints/50")
+    assert str(error.value) == (
+        f"There is no checkpoint {three_steps}/checkpoints/50. {three_steps} has those of the steps 5, 10, 100."
+    )

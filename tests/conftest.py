@@ -1,0 +1,22 @@
+"""What holds for every test: eight CPU devices, and shape annotations that are checked.
+
+Both have to be in place before JAX and the package are imported, so they stand here and not in fixtures.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+# Sharding is tested on eight devices that are one CPU. A user's own JAX_PLATFORMS goes first.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# annotations.py, goldens.py and tiny.py, by their bare names.
+sys.path.append(str(Path(__file__).parent))
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Every annotation in these modules is an assertion about shapes and dtypes while the tests run.
+CHECKED = [f"t5x_mini.model.{module}" for module in ("attention", "decoding", "layers", "masks", "transformer")]
+install_import_hook([*CHECKED, "t5x_mini.train.loss"], "annotations.checked")

@@ -1,0 +1,213 @@
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from t5x_mini.errors import UserError
+from t5x_mini.parallel.config import PartitioningConfig
+from t5x_mini.parallel.partitioner import make_partitioner
+from t5x_mini.train.step import make_eval_step, make_train_step
+
+ARCHITECTURES = ("encoder_decoder", "prefix_lm", "causal_lm")
+PARTITIONINGS = {
+    "8x1x1": tiny_run.mesh(8, 1, 1),
+    "2x2x2": tiny_run.mesh(2, 2, 2),
+    "1x8x1": tiny_run.mesh(1, 8, 1),
+    "1x1x8": tiny_run.mesh(1, 1, 8),
+    "pmap": tiny_run.PMAP,
+}
+STEPS = 5
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Five steps of a tiny model are over at once; compiling them is what takes time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def first_state(architecture):
+    """Made on one device; as numpy arrays, so that it can be put anywhere."""
+    return jax.device_get(tiny_run.one_device(architecture=architecture).create_state())
+
+
+def trained(run):
+    """The sums of each of five steps from the same first state on the same batches."""
+    config, partitioner = run.config, run.partitioner
+    step = make_train_step(
+        config.model, config.loss, config.optimizer, config.schedule, config.train, partitioner.axis_name
+    )
+    step = partitioner.compile_train_step(step, run.shapes, run.shardings, run.batch_shapes(tiny_run.ROWS))
+    state, rows = jax.device_put(first_state(config.model.architecture), run.shardings), []
+    for batch in tiny_run.batches(config.model.architecture, STEPS):
+        state, sums = step(state, partitioner.put(batch))
+        rows.append(jax.device_get(sums))
+    assert int(state.step) == STEPS
+    return rows
+
+
+@functools.cache
+def trained_on_one_device(architecture):
+    return trained(tiny_run.one_device(architecture=architecture))
+
+
+def assert_close(rows, expected):
+    assert rows[0].keys() == expected[0].keys()
+    for step, (row, wanted) in enumerate(zip(rows, expected, strict=True)):
+        for name, value in wanted.items():
+            np.testing.assert_allclose(row[name], value, rtol=TOLERANCE, err_msg=f"{name} of step {step}")
+
+
+def is_quick(architecture, scan, name):
+    """Whether a combination adds much to the others; the rest are marked slow."""
+    if not scan:
+        return name in ("2x2x2", "pmap")
+    return name == "2x2x2" or architecture == "encoder_decoder"
+
+
+COMBINATIONS = [
+    pytest.param(
+        *(architecture, scan, name),
+        marks=() if is_quick(architecture, scan, name) else pytest.mark.slow,
+        id=f"{architecture}-{'scanned' if scan else 'unrolled'}-{name}",
+    )
+    for architecture in ARCHITECTURES
+    for scan in (True, False)
+    for name in PARTITIONINGS
+]
+
+
+@pytest.mark.parametrize(("architecture", "scan", "name"), COMBINATIONS)
+def test_eight_devices_train_as_one_does(architecture, scan, name):
+    run = tiny_run.run(PARTITIONINGS[name], architecture, scan_layers=scan)
+    assert_close(trained(run), trained_on_one_device(architecture))
+
+
+@pytest.mark.parametrize("name", ["2x2x2", pytest.param("pmap", marks=pytest.mark.slow)])
+def test_microbatches_change_nothing(name):
+    run = tiny_run.run(PARTITIONINGS[name], microbatches=2)
+    assert_close(trained(run), trained_on_one_device("encoder_decoder"))
+
+
+@pytest.mark.slow
+def test_six_heads_on_eight_devices_train_as_on_one():
+    heads = dict(num_heads=6, head_dim=4)
+
+    def losses(run):
+        state = jax.device_put(jax.device_get(tiny_run.one_device(**heads).create_state()), run.shardings)
+        return evaluated(run, state.params)
+
+    assert_close([losses(tiny_run.run(PARTITIONINGS["1x1x8"], **heads))], [losses(tiny_run.one_device(**heads))])
+
+
+def evaluated(run, params):
+    config, partitioner = run.config, run.partitioner
+    step = partitioner.compile_eval_step(
+        make_eval_step(config.model, config.loss, partitioner.axis_name),
+        run.shapes.params,
+        run.shardings.params,
+        run.batch_shapes(tiny_run.ROWS),
+    )
+    return jax.device_get(step(params, partitioner.put(tiny_run.batches(config.model.architecture, 1)[0])))
+
+
+@pytest.mark.parametrize("architecture", ["encoder_decoder", pytest.param("prefix_lm", marks=pytest.mark.slow)])
+def test_eight_devices_evaluate_as_one_does(architecture):
+    def sums(run):
+        return evaluated(run, jax.device_put(first_state(architecture).params, run.shardings.params))
+
+    alone = sums(tiny_run.one_device(architecture=architecture))
+    for name in ("2x2x2", "pmap"):
+        assert_close([sums(tiny_run.run(PARTITIONINGS[name], architecture))], [alone])
+
+
+def test_a_mesh_starts_from_the_numbers_of_one_device():
+    made = tiny_run.run(PARTITIONINGS["2x2x2"], "causal_lm").create_state()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(made), first_state("causal_lm"))
+
+
+@pytest.mark.parametrize("name", PARTITIONINGS)
+def test_the_old_state_is_used_up_and_the_new_one_lies_as_it_did(name):
+    run = tiny_run.run(PARTITIONINGS[name])
+    add_one = run.partitioner.compile_train_step(
+        lambda state, batch: (jax.tree.map(lambda x: x + 1, state), {}),
+        *(run.shapes, run.shardings, run.batch_shapes(tiny_run.ROWS)),
+    )
+    old = tiny_run.random_state(run)
+    batch = run.partitioner.put(tiny_run.batches("encoder_decoder", 1)[0])
+    new, _ = add_one(old, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    for leaf, sharding in zip(jax.tree.leaves(new), jax.tree.leaves(run.shardings), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
+@pytest.mark.parametrize(("name", "ways"), [("8x1x1", 8), ("2x2x2", 4), ("1x8x1", 8), ("1x1x8", 1), ("pmap", 8)])
+def test_rows_are_split_over_data_and_fsdp(name, ways):
+    partitioner = make_partitioner(PARTITIONINGS[name])
+    rows = np.arange(48).reshape(16, 3)
+    put = partitioner.put({"tokens": rows})["tokens"]
+    assert partitioner.row_ways == ways
+    np.testing.assert_array_equal(np.asarray(put).reshape(rows.shape), rows)
+    first = {np.asarray(shard.data).reshape(-1, 3)[0, 0] for shard in put.addressable_shards}
+    assert first == {16 // ways * part * 3 for part in range(ways)}
+
+
+@pytest.mark.parametrize(("data", "fsdp", "model"), [(4, 2, 1), (-1, 2, 1), (4, 1, 1), (1, 1, 8)])
+def test_pmap_with_a_mesh_is_refused(data, fsdp, model):
+    with pytest.raises(UserError) as error:
+        make_partitioner(PartitioningConfig(kind="pmap", data=data, fsdp=fsdp, model=model))
+    assert str(error.value) == (
+        f"PARTITIONING = 'pmap' is plain data parallelism, but the mesh asks for data={data}, fsdp={fsdp}, "
+        f"model={model}; write PARTITIONING = 'mesh', or leave the mesh's sizes out"
+    )
+
+
+@pytest.mark.parametrize("data", [-1, 8])
+def test_pmap_over_all_devices(data):
+    assert make_partitioner(PartitioningConfig(kind="pmap", data=data)).devices == jax.devices()
+
+
+@pytest.mark.parametrize("architecture", ["encoder_decoder", pytest.param("causal_lm", marks=pytest.mark.slow)])
+def test_nothing_is_made_whole_on_every_device_in_passing(architecture):
+    """XLA warns where it finds no other way to a sharding than to copy the whole array to every device.
+
+    The warning is written by C++, where the log level of the process allows it: hence another process, which first
+    asks for something that has to be warned about.
+    """
+    code = f"""
+        import jax, sys
+        import jax.numpy as jnp
+        import tiny_run
+        from jax.sharding import NamedSharding, PartitionSpec as P
+        from t5x_mini.train.step import make_train_step
+
+        jax.config.update("jax_disable_most_optimizations", True)
+        run = tiny_run.run(tiny_run.mesh(2, 2, 2), {architecture!r})
+        config, partitioner = run.config, run.partitioner
+
+        batch = NamedSharding(partitioner.mesh, P(("data", "fsdp")))
+        table = NamedSharding(partitioner.mesh, P("model", "fsdp"))
+        jax.jit(lambda table, tokens: jnp.take(table, tokens, axis=0), out_shardings=batch).lower(
+            jax.ShapeDtypeStruct((40, 16), jnp.float32, sharding=table),
+            jax.ShapeDtypeStruct((16, 6), jnp.int32, sharding=batch),
+        ).compile()
+        print("--- now the model", file=sys.stderr, flush=True)
+        step = make_train_step(config.model, config.loss, config.optimizer, config.schedule, config.train)
+        partitioner.compile_train_step(step, run.shapes, run.shardings, run.batch_shapes(tiny_run.ROWS))
+    """
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, check=True
+    )
+    warned, model = done.stderr.split("--- now the model")
+    assert "Involuntary full rematerialization" in warned
+    assert "Involuntary full rematerialization" not in model
