@@ -12,10 +12,10 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c 
 pretrain: $(VENV)/installed
 	$(VENV)/bin/t5x-mini train --gin_file=gin/quickstart.gin
 
-test: $(VENV)/installed_dev
-	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-lint: $(VENV)/installed_dev
+lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
@@ -23,15 +23,12 @@ clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find t5x_mini tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# One environment for both: the quickstart's text is the documentation of what is installed in it.
 $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "t5x-mini needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)"; \
 		echo "Name a newer one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); this takes a minute or two."
-	$(PIP) -e .
-	@touch $@
-
-$(VENV)/installed_dev: $(VENV)/installed
 	$(PIP) -e '.[dev]'
 	@touch $@

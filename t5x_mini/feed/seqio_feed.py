@@ -12,18 +12,22 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-import seqio
-import tensorflow as tf
 
-import t5x_mini.tasks.corpora  # noqa: F401  (registers the built-in tasks)
 from t5x_mini.errors import UserError
 from t5x_mini.feed.batch import check_feature_lengths
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.position import Position
+from t5x_mini.feed.quiet import hold_back_stderr
 from t5x_mini.model.config import ARCHITECTURES
 
-# TensorFlow would otherwise take the GPU memory that JAX needs.
-tf.config.set_visible_devices([], "GPU")
+with hold_back_stderr():
+    import seqio
+    import tensorflow as tf
+
+    import t5x_mini.tasks.corpora  # noqa: F401  (registers the built-in tasks)
+
+    # TensorFlow would otherwise take the GPU memory that JAX needs.
+    tf.config.set_visible_devices([], "GPU")
 
 Provider = seqio.Task | seqio.Mixture
 
@@ -73,8 +77,17 @@ def model_vocab_size(vocabulary: seqio.Vocabulary) -> int:
     """Rows of the embedding: the vocabulary's size, sentinels included, rounded up to a multiple of 128.
 
     The matrix product with the vocabulary then splits evenly over devices: 32,100 becomes T5's 32,128.
+    Raises UserError if the vocabulary's file cannot be read.
     """
-    return -(-vocabulary.vocab_size // 128) * 128
+    try:
+        size = vocabulary.vocab_size
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"The task's vocabulary cannot be read: {' '.join(str(error).split())}. A gs:// path needs the network; "
+            "without it, choose a task whose vocabulary is a local file. (To look at a configuration alone, with "
+            "--dry_run, say the model's size: --gin.TransformerConfig.vocab_size=32128 for T5's.)"
+        ) from error
+    return -(-size // 128) * 128
 
 
 def feature_converter(provider: Provider, config: FeedConfig, architecture: str) -> seqio.FeatureConverter:
