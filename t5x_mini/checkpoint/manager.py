@@ -32,8 +32,8 @@ FORMAT = 1
 # What may differ between the run that saved and the run that restores: how the model is computed, not what it is.
 FREE = ("dropout_rate", "dtype", "scan_layers", "remat")
 
-for _name in ("absl", "orbax"):  # Orbax reports every phase of every save
-    logging.getLogger(_name).setLevel(logging.WARNING)
+for _name in ("absl", "orbax"):  # Orbax reports every phase of every save, and warns of what was asked for
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 @dataclasses.dataclass(frozen=True)

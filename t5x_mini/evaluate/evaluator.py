@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import jax
@@ -10,12 +11,11 @@ from t5x_mini.config import RunConfig
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate.checkpoint_params import restore_params
 from t5x_mini.evaluate.held_out import HeldOut
-from t5x_mini.train.metrics import MetricWriter
 from t5x_mini.train.run import assemble
 
 
 def evaluate(config: RunConfig) -> dict[str, dict[str, float]]:
-    """Measures, prints, and writes `metrics.jsonl` and TensorBoard events; returns `{task: {metric: value}}`.
+    """Measures, prints, and writes `<split>-<step>.json`; returns `{task: {metric: value}}`.
 
     Raises:
         UserError: where there is no checkpoint, or no task with the split.
@@ -31,12 +31,13 @@ def evaluate(config: RunConfig) -> dict[str, dict[str, float]]:
     results = held_out.measure(params)
     if jax.process_index() == 0:
         folder = pathlib.Path(config.evaluate.eval_output_dir or pathlib.Path(config.train.model_dir) / "eval")
-        with MetricWriter(folder, step - 1) as writer:
-            for task, row in results.items():
-                writer.write(step, {f"eval/{task}/{name}": value for name, value in row.items()})
-                print(
-                    f"step {step}: {task}, {config.evaluate.split}: loss "
-                    f"{row['loss_per_nonpadding_target_token']:.4f} nats a token, accuracy {row['accuracy']:.2%}"
-                )
-        print(f"written to {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{config.evaluate.split}-{step}.json"
+        file.write_text(json.dumps({"step": step, "split": config.evaluate.split, "tasks": results}, indent=1) + "\n")
+        for task, row in results.items():
+            print(
+                f"step {step}: {task}, {config.evaluate.split}: loss "
+                f"{row['loss_per_nonpadding_target_token']:.4f} nats a token, accuracy {row['accuracy']:.2%}"
+            )
+        print(f"written to {file}")
     return results

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from t5x_mini.train import metrics
@@ -41,7 +42,7 @@ class HeldOut:
         results = {}
         for name, batches in self.batches.items():
             sums = self.sums(params, batches)
-            sums["normalizer"] = float(normalizer(sums["normalizer"], self._run.config.loss))
+            sums["normalizer"] = float(normalizer(jnp.float32(sums["normalizer"]), self._run.config.loss))
             results[name] = metrics.loss_metrics(sums)
         return results
 

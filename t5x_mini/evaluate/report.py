@@ -37,6 +37,8 @@ def closing_report(run: Run, params: Mapping[str, jax.Array], held_out: HeldOut 
 
     if held_out is None:
         return "No closing report: there is no held-out text (EVAL_PERIOD is 0, or the task has no such split)."
+    if jax.process_count() > 1:
+        return "No closing report: it is for runs on one host."
     if run.config.feed.pack:
         return "No closing report: rows are packed (PACK = True), and swapping inputs would cross their examples."
     feed = run.config.feed
@@ -54,8 +56,6 @@ def closing_report(run: Run, params: Mapping[str, jax.Array], held_out: HeldOut 
             f"  this model                                {model:6.3f}",
             f"  a unigram model on the same positions     {unigram:6.3f}   {_compare(model, unigram)}",
             f"  this model, given another row's inputs    {swapped:6.3f}   {_compare(model, swapped)}",
-            "",
-            "held-out sentences with masked spans:",
             *_samples(run, params, batches, vocabulary),
         ]
     )
@@ -132,7 +132,7 @@ def _word_counts(run: Run, is_word: np.ndarray) -> np.ndarray:
 def _samples(
     run: Run, params: Mapping[str, jax.Array], batches: list[HostBatch], vocabulary: seqio.Vocabulary
 ) -> list[str]:
-    """A few sentences: as masked, what the model writes for each span, what stood there."""
+    """A few sentences: as masked, what the model writes for each span, what stood there; if there are any."""
     sentinels = range(vocabulary.vocab_size - vocabulary.extra_ids, vocabulary.vocab_size)
     decode = jax.jit(functools.partial(decoding.greedy, config=run.config.model))
     lines: list[str] = []
@@ -145,12 +145,13 @@ def _samples(
                 continue
             text, wanted = sentence
             said, stood = parse_spans(written[row], sentinels), parse_spans(targets, sentinels)
+            lines = lines or ["\nheld-out sentences with masked spans:"]
             lines += [
                 f"\n  masked: {text}",
                 f"  model:  {_filled(wanted, said, vocabulary)}",
                 f"  text:   {_filled(wanted, stood, vocabulary)}",
             ]
-            if len(lines) == 3 * SAMPLES:
+            if len(lines) == 1 + 3 * SAMPLES:
                 return lines
             break  # the next sample from another batch: other text
     return lines

@@ -6,6 +6,7 @@ read while the next one runs, and checkpoints are written behind the steps that 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -75,12 +76,16 @@ class _Training:
             self._say(f"The run in {self.folder} is complete: step {first_step} of {self.run_.total_steps}.")
             return
         feed = self._feed(position)
+        self._describe()
+        self._say("compiling the step, and reading held-out text ...")
         with self.clock.lost("compilation"):
             step = self._compile()
             held_out = self._held_out()
         with (
             prefetch(feed, self.run_.partitioner.put, self.config.feed.prefetch) as batches,
-            Reporter(self.run_, self.clock, self.folder, first_step, enabled=self.is_primary) as reporter,
+            Reporter(
+                self.run_, self.clock, self.folder, first_step, self._origin(), enabled=self.is_primary
+            ) as reporter,
         ):
             state = self._steps(step, state, batches, held_out, reporter)
         self._finish(state, held_out)
@@ -101,7 +106,7 @@ class _Training:
                 reporter.flush()  # what is saved is known to be finite
                 with self.clock.lost("checkpoints"):
                     self._save(state, position)
-                reporter.last_saved = done
+                reporter.last_good = self._checkpoint(done)
         reporter.flush()
         return state
 
@@ -109,6 +114,13 @@ class _Training:
         step = self.checkpoints.latest_step()
         if step is not None:
             state, position = self._restore(self.checkpoints, step)
+            if position is None:
+                raise UserError(
+                    f"{self._checkpoint(step)} was saved by another number of hosts than the {jax.process_count()} "
+                    "here, and every host had its own place in the data. Resume with as many hosts. To read the data "
+                    "from its start, set a new MODEL_DIR; INITIAL_CHECKPOINT_PATH = the old checkpoint keeps its "
+                    "parameters."
+                )
             self._say(f"resuming from step {step} in {self.folder}")
             return state, position
         initial = self.config.train.initial_checkpoint_path
@@ -117,7 +129,8 @@ class _Training:
         from t5x_mini.checkpoint.manager import Checkpoints, locate
 
         run_dir, step = locate(initial)
-        state, _ = self._restore(Checkpoints(run_dir), step)
+        with contextlib.closing(Checkpoints(run_dir)) as checkpoints:
+            state, _ = self._restore(checkpoints, step)
         self._say(f"starting from step {step} of {run_dir}, with its optimiser state; the data starts anew")
         return state, None
 
@@ -182,13 +195,27 @@ class _Training:
         kind = devices.flat[0].device_kind
         self._say(f"{run.config.model.architecture}, {summary(run).removeprefix('total: ')}")
         self._say(f"{devices.size} device(s) ({kind}), {run.config.partitioning.kind}: {mesh}")
+
+    def _describe(self) -> None:
+        # Not before the state and the data are accepted: a refused run leaves another's description alone.
         if self.is_primary:
             (self.folder / "config.gin").write_text(config_module.operative_config())
-            (self.folder / "model-info.txt").write_text(model_info(run))
+            (self.folder / "model-info.txt").write_text(model_info(self.run_))
+
+    def _checkpoint(self, step: int) -> pathlib.Path:
+        return self.folder / "checkpoints" / str(step)
+
+    def _origin(self) -> str | pathlib.Path | None:
+        """The checkpoint that this process starts from."""
+        step = self.checkpoints.latest_step()
+        return self.config.train.initial_checkpoint_path if step is None else self._checkpoint(step)
 
     def _say(self, text: str) -> None:
         if self.is_primary:
             print(text, flush=True)
+
+
+_WORDS = {"loss": "loss", "param_norm": "parameter norm"}
 
 
 @dataclasses.dataclass
@@ -201,10 +228,19 @@ class Reporter:
     """Turns the sums of each step into metrics, a step late, and stops the run when the loss is not finite.
 
     Attributes:
-        last_saved: the newest checkpoint's step, to be named if the run has to stop.
+        last_good: the newest checkpoint, to be named if the run has to stop.
     """
 
-    def __init__(self, run: Run, clock: metrics.Clock, folder: pathlib.Path, first_step: int, *, enabled: bool):
+    def __init__(
+        self,
+        run: Run,
+        clock: metrics.Clock,
+        folder: pathlib.Path,
+        first_step: int,
+        last_good: str | pathlib.Path | None,
+        *,
+        enabled: bool,
+    ):
         config = run.config
         lengths = config.feed.task_feature_lengths
         device = run.partitioner.mesh.devices.flat[0]
@@ -213,9 +249,9 @@ class Reporter:
             config.model, config.feed.batch_size, lengths.get("inputs", 0), lengths["targets"]
         )
         self._peak = flops.peak_flops(device.device_kind, device.platform)
-        self._clock, self._folder = clock, folder
+        self._clock = clock
+        self.last_good = last_good
         self._pending: _Pending | None = None
-        self.last_saved: int | None = first_step or None
         self._writer = metrics.MetricWriter(folder, first_step or None) if enabled else None
         self._progress = Progress(run.total_steps, first_step) if enabled else None
 
@@ -261,14 +297,15 @@ class Reporter:
                 )
 
     def _stop_unless_finite(self, step: int, row: dict[str, float]) -> None:
-        if math.isfinite(row["loss"]):
+        # A finite loss can still have a gradient that ruins the parameters, and those would be saved.
+        what = next((name for name in ("loss", "param_norm") if not math.isfinite(row[name])), None)
+        if what is None:
             return
         good = "There is no checkpoint before it."
-        if self.last_saved is not None:
-            path = self._folder / "checkpoints" / str(self.last_saved)
-            good = f"The last good checkpoint is {path}."
+        if self.last_good is not None:
+            good = f"The last good checkpoint is {self.last_good}."
         raise UserError(
-            f"The loss of step {step} is {row['loss']}; the run stops. {good} "
+            f"The {_WORDS[what]} of step {step} is {row[what]}; the run stops. {good} "
             f"Gradient norm {row['grad_norm']:g}, parameter norm {row['param_norm']:g}, learning rate "
             f"{row['learning_rate']:g}: a lower rate, a longer warm-up or --gin.CLIP_GLOBAL_NORM=1.0 usually helps."
         )

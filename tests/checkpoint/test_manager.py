@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import tiny_run
+import eight_devices
 
 from t5x_mini.checkpoint.config import CheckpointConfig
 from t5x_mini.checkpoint.manager import Checkpoints, locate
@@ -15,7 +15,7 @@ from t5x_mini.evaluate.checkpoint_params import restore_params
 from t5x_mini.train.optimizers import Adafactor, AdamW, Muon
 
 POSITION = b"where the data stood\x00\xff"
-MESH, ROWS_ONLY, ONE_AXIS = tiny_run.mesh(2, 2, 2), tiny_run.mesh(1, 8, 1), tiny_run.mesh(1, 1, 8)
+MESH, ROWS_ONLY, ONE_AXIS = eight_devices.mesh(2, 2, 2), eight_devices.mesh(1, 8, 1), eight_devices.mesh(1, 1, 8)
 KEEP_ALL = CheckpointConfig(keep=None)
 
 
@@ -28,14 +28,14 @@ def quick_compilation():
 
 def small(partitioning, **changes):
     """A model of one stack, so that a save takes a moment."""
-    return tiny_run.run(partitioning, changes.pop("architecture", "causal_lm"), **changes)
+    return eight_devices.run(partitioning, changes.pop("architecture", "causal_lm"), **changes)
 
 
 def save(folder, run, *steps, config=KEEP_ALL):
     """Saves a random state under the number of each step; returns it as numpy arrays."""
     checkpoints = Checkpoints(str(folder), config)
     for step in steps:
-        state = tiny_run.random_state(run, step)
+        state = eight_devices.random_state(run, step)
         checkpoints.save(state, POSITION, run.config.model, run.partitioner)
     checkpoints.wait()
     checkpoints.close()
@@ -68,10 +68,10 @@ def saved(tmp_path_factory):
 
 MOVES = [
     (MESH, ROWS_ONLY),
-    (MESH, tiny_run.PMAP),
-    (tiny_run.PMAP, MESH),
-    (tiny_run.PMAP, ONE_AXIS),
-    (ONE_AXIS, tiny_run.PMAP),
+    (MESH, eight_devices.PMAP),
+    (eight_devices.PMAP, MESH),
+    (eight_devices.PMAP, ONE_AXIS),
+    (ONE_AXIS, eight_devices.PMAP),
     (ROWS_ONLY, MESH),
 ]
 
@@ -95,12 +95,12 @@ def test_a_checkpoint_moves_between_meshes_and_pmap(saved, before, after):
 @pytest.mark.parametrize("optimizer", [AdamW(), Muon()], ids=["adamw", "muon"])
 def test_the_state_of_every_optimizer_moves(tmp_path, optimizer):
     state = save(tmp_path, small(MESH, optimizer=optimizer), 3)
-    assert_same_bits(restore(tmp_path, small(tiny_run.PMAP, optimizer=optimizer), 3).state, state)
+    assert_same_bits(restore(tmp_path, small(eight_devices.PMAP, optimizer=optimizer), 3).state, state)
 
 
 def test_an_encoder_decoder_on_one_device(tmp_path):
     state = save(tmp_path, small(MESH, architecture="encoder_decoder"), 3)
-    assert_same_bits(restore(tmp_path, tiny_run.one_device(), 3).state, state)
+    assert_same_bits(restore(tmp_path, eight_devices.one_device(), 3).state, state)
 
 
 def test_scanned_layers_are_restored_unrolled(saved):
@@ -114,15 +114,15 @@ def test_how_a_model_is_computed_may_change(saved):
     assert_same_bits(restore(folder, run, 7).state, state)
 
 
-@pytest.mark.parametrize("partitioning", [MESH, tiny_run.PMAP], ids=describe)
+@pytest.mark.parametrize("partitioning", [MESH, eight_devices.PMAP], ids=describe)
 def test_steps_behind_a_save_do_not_change_it(tmp_path, partitioning):
     run = small(partitioning)
     step = run.partitioner.compile_train_step(
         lambda state, batch: (jax.tree.map(lambda x: x + 1, state), {}),
-        *(run.shapes, run.shardings, run.batch_shapes(tiny_run.ROWS)),
+        *(run.shapes, run.shardings, run.batch_shapes(eight_devices.ROWS)),
     )
-    batch = run.partitioner.put(tiny_run.batches("causal_lm", 1)[0])
-    state, _ = step(tiny_run.random_state(run, 6), batch)
+    batch = run.partitioner.put(eight_devices.batches("causal_lm", 1)[0])
+    state, _ = step(eight_devices.random_state(run, 6), batch)
     wanted = jax.tree.map(np.array, jax.device_get(state))
     with_checkpoints = Checkpoints(str(tmp_path), KEEP_ALL)
     with_checkpoints.save(state, POSITION, run.config.model, run.partitioner)
@@ -163,7 +163,7 @@ def test_an_interrupted_save_is_ignored_and_removed(tmp_path):
     assert left.exists()  # who only reads removes nothing: the run may be saving just now
     training = Checkpoints(str(tmp_path), KEEP_ALL)
     assert training.latest_step() == 1
-    training.save(tiny_run.random_state(run, 3), POSITION, run.config.model, run.partitioner)
+    training.save(eight_devices.random_state(run, 3), POSITION, run.config.model, run.partitioner)
     training.close()
     assert not left.exists()
     assert int(restore(tmp_path, run, 3).state.step) == 3
@@ -234,7 +234,7 @@ def evaluation(folder, partitioning, checkpoint=None, **changes):
     return dataclasses.replace(run, config=config)
 
 
-@pytest.mark.parametrize("partitioning", [ROWS_ONLY, tiny_run.PMAP], ids=describe)
+@pytest.mark.parametrize("partitioning", [ROWS_ONLY, eight_devices.PMAP], ids=describe)
 def test_the_parameters_are_restored_alone_whatever_the_optimizer(saved, partitioning):
     folder, state = saved(MESH)
     run = evaluation(folder, partitioning, optimizer=Muon())

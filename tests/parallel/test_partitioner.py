@@ -7,7 +7,7 @@ import textwrap
 import jax
 import numpy as np
 import pytest
-import tiny_run
+import eight_devices
 
 from t5x_mini.errors import UserError
 from t5x_mini.parallel.config import PartitioningConfig
@@ -16,11 +16,11 @@ from t5x_mini.train.step import make_eval_step, make_train_step
 
 ARCHITECTURES = ("encoder_decoder", "prefix_lm", "causal_lm")
 PARTITIONINGS = {
-    "8x1x1": tiny_run.mesh(8, 1, 1),
-    "2x2x2": tiny_run.mesh(2, 2, 2),
-    "1x8x1": tiny_run.mesh(1, 8, 1),
-    "1x1x8": tiny_run.mesh(1, 1, 8),
-    "pmap": tiny_run.PMAP,
+    "8x1x1": eight_devices.mesh(8, 1, 1),
+    "2x2x2": eight_devices.mesh(2, 2, 2),
+    "1x8x1": eight_devices.mesh(1, 8, 1),
+    "1x1x8": eight_devices.mesh(1, 1, 8),
+    "pmap": eight_devices.PMAP,
 }
 STEPS = 5
 TOLERANCE = 1e-5
@@ -37,7 +37,7 @@ def quick_compilation():
 @functools.cache
 def first_state(architecture):
     """Made on one device; as numpy arrays, so that it can be put anywhere."""
-    return jax.device_get(tiny_run.one_device(architecture=architecture).create_state())
+    return jax.device_get(eight_devices.one_device(architecture=architecture).create_state())
 
 
 def trained(run):
@@ -46,9 +46,9 @@ def trained(run):
     step = make_train_step(
         config.model, config.loss, config.optimizer, config.schedule, config.train, partitioner.axis_name
     )
-    step = partitioner.compile_train_step(step, run.shapes, run.shardings, run.batch_shapes(tiny_run.ROWS))
+    step = partitioner.compile_train_step(step, run.shapes, run.shardings, run.batch_shapes(eight_devices.ROWS))
     state, rows = jax.device_put(first_state(config.model.architecture), run.shardings), []
-    for batch in tiny_run.batches(config.model.architecture, STEPS):
+    for batch in eight_devices.batches(config.model.architecture, STEPS):
         state, sums = step(state, partitioner.put(batch))
         rows.append(jax.device_get(sums))
     assert int(state.step) == STEPS
@@ -57,7 +57,7 @@ def trained(run):
 
 @functools.cache
 def trained_on_one_device(architecture):
-    return trained(tiny_run.one_device(architecture=architecture))
+    return trained(eight_devices.one_device(architecture=architecture))
 
 
 def assert_close(rows, expected):
@@ -88,13 +88,13 @@ COMBINATIONS = [
 
 @pytest.mark.parametrize(("architecture", "scan", "name"), COMBINATIONS)
 def test_eight_devices_train_as_one_does(architecture, scan, name):
-    run = tiny_run.run(PARTITIONINGS[name], architecture, scan_layers=scan)
+    run = eight_devices.run(PARTITIONINGS[name], architecture, scan_layers=scan)
     assert_close(trained(run), trained_on_one_device(architecture))
 
 
 @pytest.mark.parametrize("name", ["2x2x2", pytest.param("pmap", marks=pytest.mark.slow)])
 def test_microbatches_change_nothing(name):
-    run = tiny_run.run(PARTITIONINGS[name], microbatches=2)
+    run = eight_devices.run(PARTITIONINGS[name], microbatches=2)
     assert_close(trained(run), trained_on_one_device("encoder_decoder"))
 
 
@@ -103,10 +103,10 @@ def test_six_heads_on_eight_devices_train_as_on_one():
     heads = dict(num_heads=6, head_dim=4)
 
     def losses(run):
-        state = jax.device_put(jax.device_get(tiny_run.one_device(**heads).create_state()), run.shardings)
+        state = jax.device_put(jax.device_get(eight_devices.one_device(**heads).create_state()), run.shardings)
         return evaluated(run, state.params)
 
-    assert_close([losses(tiny_run.run(PARTITIONINGS["1x1x8"], **heads))], [losses(tiny_run.one_device(**heads))])
+    assert_close([losses(eight_devices.run(PARTITIONINGS["1x1x8"], **heads))], [losses(eight_devices.one_device(**heads))])
 
 
 def evaluated(run, params):
@@ -115,9 +115,9 @@ def evaluated(run, params):
         make_eval_step(config.model, config.loss, partitioner.axis_name),
         run.shapes.params,
         run.shardings.params,
-        run.batch_shapes(tiny_run.ROWS),
+        run.batch_shapes(eight_devices.ROWS),
     )
-    return jax.device_get(step(params, partitioner.put(tiny_run.batches(config.model.architecture, 1)[0])))
+    return jax.device_get(step(params, partitioner.put(eight_devices.batches(config.model.architecture, 1)[0])))
 
 
 @pytest.mark.parametrize("architecture", ["encoder_decoder", pytest.param("prefix_lm", marks=pytest.mark.slow)])
@@ -125,25 +125,25 @@ def test_eight_devices_evaluate_as_one_does(architecture):
     def sums(run):
         return evaluated(run, jax.device_put(first_state(architecture).params, run.shardings.params))
 
-    alone = sums(tiny_run.one_device(architecture=architecture))
+    alone = sums(eight_devices.one_device(architecture=architecture))
     for name in ("2x2x2", "pmap"):
-        assert_close([sums(tiny_run.run(PARTITIONINGS[name], architecture))], [alone])
+        assert_close([sums(eight_devices.run(PARTITIONINGS[name], architecture))], [alone])
 
 
 def test_a_mesh_starts_from_the_numbers_of_one_device():
-    made = tiny_run.run(PARTITIONINGS["2x2x2"], "causal_lm").create_state()
+    made = eight_devices.run(PARTITIONINGS["2x2x2"], "causal_lm").create_state()
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(made), first_state("causal_lm"))
 
 
 @pytest.mark.parametrize("name", PARTITIONINGS)
 def test_the_old_state_is_used_up_and_the_new_one_lies_as_it_did(name):
-    run = tiny_run.run(PARTITIONINGS[name])
+    run = eight_devices.run(PARTITIONINGS[name])
     add_one = run.partitioner.compile_train_step(
         lambda state, batch: (jax.tree.map(lambda x: x + 1, state), {}),
-        *(run.shapes, run.shardings, run.batch_shapes(tiny_run.ROWS)),
+        *(run.shapes, run.shardings, run.batch_shapes(eight_devices.ROWS)),
     )
-    old = tiny_run.random_state(run)
-    batch = run.partitioner.put(tiny_run.batches("encoder_decoder", 1)[0])
+    old = eight_devices.random_state(run)
+    batch = run.partitioner.put(eight_devices.batches("encoder_decoder", 1)[0])
     new, _ = add_one(old, batch)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
     for leaf, sharding in zip(jax.tree.leaves(new), jax.tree.leaves(run.shardings), strict=True):
@@ -186,12 +186,12 @@ def test_nothing_is_made_whole_on_every_device_in_passing(architecture):
     code = f"""
         import jax, sys
         import jax.numpy as jnp
-        import tiny_run
+        import eight_devices
         from jax.sharding import NamedSharding, PartitionSpec as P
         from t5x_mini.train.step import make_train_step
 
         jax.config.update("jax_disable_most_optimizations", True)
-        run = tiny_run.run(tiny_run.mesh(2, 2, 2), {architecture!r})
+        run = eight_devices.run(eight_devices.mesh(2, 2, 2), {architecture!r})
         config, partitioner = run.config, run.partitioner
 
         batch = NamedSharding(partitioner.mesh, P(("data", "fsdp")))
@@ -202,7 +202,7 @@ def test_nothing_is_made_whole_on_every_device_in_passing(architecture):
         ).compile()
         print("--- now the model", file=sys.stderr, flush=True)
         step = make_train_step(config.model, config.loss, config.optimizer, config.schedule, config.train)
-        partitioner.compile_train_step(step, run.shapes, run.shardings, run.batch_shapes(tiny_run.ROWS))
+        partitioner.compile_train_step(step, run.shapes, run.shardings, run.batch_shapes(eight_devices.ROWS))
     """
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(

@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny_run
+import eight_devices
 from jax.sharding import PartitionSpec
 
 from t5x_mini.model import transformer
@@ -14,7 +14,7 @@ WI = "encoder/layers/mlp/wi_0/kernel"  # [2 layers, embed 16, mlp 24]
 
 
 def spec(axes, shape, sizes=(2, 2, 2)):
-    return partition_spec(axes, shape, make_mesh(tiny_run.mesh(*sizes)))
+    return partition_spec(axes, shape, make_mesh(eight_devices.mesh(*sizes)))
 
 
 def test_each_logical_axis_goes_where_the_table_says():
@@ -39,7 +39,7 @@ def test_a_name_for_each_dimension_is_needed():
 
 def test_every_axis_of_every_parameter_is_in_the_table():
     for architecture in ("encoder_decoder", "causal_lm"):
-        config = tiny_run.run(tiny_run.mesh(2, 2, 2), architecture).config.model
+        config = eight_devices.run(eight_devices.mesh(2, 2, 2), architecture).config.model
         names = {name for axes in transformer.param_axes(config).values() for name in axes}
         assert names <= RULES.keys()
 
@@ -65,29 +65,29 @@ def shard_shape(run, name):
     ],
 )
 def test_parameters_are_split(sizes, name, shard):
-    assert shard_shape(tiny_run.run(tiny_run.mesh(*sizes)), name) == shard
+    assert shard_shape(eight_devices.run(eight_devices.mesh(*sizes)), name) == shard
 
 
 def test_the_state_is_made_in_shards():
-    run = tiny_run.run(tiny_run.mesh(2, 2, 2), "causal_lm", num_decoder_layers=1)
+    run = eight_devices.run(eight_devices.mesh(2, 2, 2), "causal_lm", num_decoder_layers=1)
     made = run.create_state().params["decoder/layers/mlp/wo/kernel"]
     assert [shard.data.shape for shard in made.addressable_shards] == [(1, 12, 8)] * 8
 
 
 def test_six_heads_on_eight_devices_stay_together():
-    run = tiny_run.run(tiny_run.mesh(1, 1, 8), num_heads=6)
+    run = eight_devices.run(eight_devices.mesh(1, 1, 8), num_heads=6)
     assert shard_shape(run, "encoder/relpos_bias/rel_embedding") == (6, 32)
 
 
-@pytest.mark.parametrize("partitioning", [tiny_run.mesh(8, 1, 1), tiny_run.PMAP])
+@pytest.mark.parametrize("partitioning", [eight_devices.mesh(8, 1, 1), eight_devices.PMAP])
 def test_data_parallelism_copies_the_whole_state(partitioning):
-    run = tiny_run.run(partitioning)
+    run = eight_devices.run(partitioning)
     assert all(sharding.is_fully_replicated for sharding in jax.tree.leaves(run.shardings))
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1), (1, 1, 8)])
 def test_adams_moments_are_split_as_their_parameters(sizes):
-    run = tiny_run.run(tiny_run.mesh(*sizes), optimizer=AdamW())
+    run = eight_devices.run(eight_devices.mesh(*sizes), optimizer=AdamW())
     for name, sharding in run.shardings.params.items():
         adam = run.shardings.opt_state[name][0]
         assert (adam.mu, adam.nu) == (sharding, sharding), name
@@ -104,14 +104,14 @@ def test_adams_moments_are_split_as_their_parameters(sizes):
     ],
 )
 def test_adafactors_means_are_split_as_what_is_left_of_their_parameter(sizes, name, v_row, v_col):
-    run = tiny_run.run(tiny_run.mesh(*sizes))
+    run = eight_devices.run(eight_devices.mesh(*sizes))
     shapes, shardings = run.shapes.opt_state[name][0], run.shardings.opt_state[name][0]
     assert shardings.v_row.shard_shape(shapes.v_row.shape) == v_row
     assert shardings.v_col.shard_shape(shapes.v_col.shape) == v_col
 
 
 def test_adafactors_whole_moments_are_split_as_their_parameter():
-    run = tiny_run.run(tiny_run.mesh(2, 2, 2))
+    run = eight_devices.run(eight_devices.mesh(2, 2, 2))
     name = "encoder/encoder_norm/scale"
     assert run.shardings.opt_state[name][0].v == run.shardings.params[name]
 
@@ -120,7 +120,7 @@ def test_a_constraint_splits_an_activation_in_a_mesh():
     def doubled(x):
         return constrain(x * 2, "batch", "mlp")
 
-    with jax.set_mesh(make_mesh(tiny_run.mesh(2, 2, 2))):
+    with jax.set_mesh(make_mesh(eight_devices.mesh(2, 2, 2))):
         out = jax.jit(doubled)(jnp.ones((8, 24)))
     assert out.sharding.shard_shape(out.shape) == (2, 12)
 
