@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_mini.model import transformer
 from t5x_mini.model.config import TransformerConfig
 
 VOCAB = 40
@@ -17,6 +21,16 @@ def model(architecture="encoder_decoder", **changes) -> TransformerConfig:
     sizes = dict(vocab_size=VOCAB, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24)
     layers = dict(num_encoder_layers=2, num_decoder_layers=2)
     return TransformerConfig(architecture=architecture, **(sizes | layers | {"dtype": "float32"} | changes))
+
+
+@functools.cache
+def _params(config, seed):
+    return jax.jit(lambda key: transformer.init_params(config, key), compiler_options=QUICK)(jax.random.key(seed))
+
+
+def params(config, seed=0):
+    """Fresh parameters, compiled and made once."""
+    return dict(_params(config, seed))
 
 
 def batch(architecture, examples, *, inputs=6, targets=6, pack=False):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.model.layers import Dense, dropout, fan_in_normal
@@ -24,7 +24,7 @@ MASKED = -1e10  # T5X's; a row with nothing to see becomes uniform rather than N
 class Attention(nnx.Module):
     """Queries from `x`, keys and values from `context`. T5 does not scale by 1/sqrt(head_dim): its initialiser does."""
 
-    def __init__(self, key: Key, config: TransformerConfig):
+    def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         width, joined = config.emb_dim, config.num_heads * config.head_dim
         query, key_, value, out = jax.random.split(key, 4)
 
@@ -43,7 +43,7 @@ class Attention(nnx.Module):
         mask: Bool[Array, "b 1 q k"],
         bias: Float[Array, "1 h q k"] | None,
         config: TransformerConfig,
-        key: Key | None,
+        key: PRNGKeyArray | None,
     ) -> Float[Array, "b q e"]:
         dtype = jnp.dtype(config.dtype)
 
@@ -71,7 +71,7 @@ def dot_product_attention(
     mask: Bool[Array, "b 1 q k"],
     bias: Float[Array, "1 h q k"] | None = None,
     dropout_rate: float = 0.0,
-    key: Key | None = None,
+    key: PRNGKeyArray | None = None,
 ) -> Float[Array, "b q h d"]:
     """Softmax attention; the softmax is in float32, the products in the operands' dtype."""
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key_).astype(jnp.float32)
@@ -85,7 +85,7 @@ def dot_product_attention(
 class RelativePositionBias(nnx.Module):
     """A learned bias for each head and bucket of relative distance (T5 paper, section 2.1)."""
 
-    def __init__(self, key: Key, config: TransformerConfig):
+    def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         init = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
         shape = (config.num_heads, config.relpos_buckets)
         self.rel_embedding = nnx.Param(init(key, shape, jnp.float32), axes=("heads", "relpos_buckets"))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.parallel.sharding import constrain
@@ -31,7 +31,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 class Dense(nnx.Module):
     """A matrix product without bias: `[..., in] -> [..., out]`."""
 
-    def __init__(self, key: Key, shape: tuple[int, int], axes: tuple[str, str], init: Callable = fan_in_normal):
+    def __init__(
+        self, key: PRNGKeyArray, shape: tuple[int, int], axes: tuple[str, str], init: Callable = fan_in_normal
+    ):
         self.kernel = nnx.Param(init(key, shape, jnp.float32), axes=axes)
 
     def __call__(self, x: Float[Array, "... a"], dtype: jnp.dtype) -> Float[Array, "... b"]:
@@ -55,7 +57,7 @@ class RMSNorm(nnx.Module):
 class Embedding(nnx.Module):
     """Token embeddings, read by gather. (T5X multiplies by a one-hot matrix: 41 % of a small model's forward FLOPs.)"""
 
-    def __init__(self, key: Key, vocab_size: int, width: int):
+    def __init__(self, key: PRNGKeyArray, vocab_size: int, width: int):
         self.embedding = nnx.Param(jax.random.normal(key, (vocab_size, width)), axes=("vocab", "embed"))
 
     def __call__(self, tokens: Int[Array, "b l"], dtype: jnp.dtype) -> Float[Array, "b l e"]:
@@ -78,7 +80,7 @@ def float32_logits(x: Float[Array, "b l e"], kernel: Float[Array, "e v"], dtype:
 class MLP(nnx.Module):
     """The feed-forward block; two activations make it gated: `gelu(x wi_0) * (x wi_1)`."""
 
-    def __init__(self, key: Key, config: TransformerConfig):
+    def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         *in_keys, out_key = jax.random.split(key, len(config.mlp_activations) + 1)
         shape = (config.emb_dim, config.mlp_dim)
         for name, in_key in zip(self.input_names(config), in_keys, strict=True):
@@ -90,7 +92,9 @@ class MLP(nnx.Module):
         count = len(config.mlp_activations)
         return ["wi"] if count == 1 else [f"wi_{i}" for i in range(count)]
 
-    def __call__(self, x: Float[Array, "b l e"], config: TransformerConfig, key: Key | None) -> Float[Array, "b l e"]:
+    def __call__(
+        self, x: Float[Array, "b l e"], config: TransformerConfig, key: PRNGKeyArray | None
+    ) -> Float[Array, "b l e"]:
         dtype = jnp.dtype(config.dtype)
         hidden = jnp.ones((), dtype)
         for name, activation in zip(self.input_names(config), config.mlp_activations, strict=True):
@@ -99,7 +103,9 @@ class MLP(nnx.Module):
         return self.wo(hidden, dtype)
 
 
-def dropout(x: Float[Array, "..."], rate: float, key: Key | None, broadcast: int | None = None) -> Float[Array, "..."]:
+def dropout(
+    x: Float[Array, "..."], rate: float, key: PRNGKeyArray | None, broadcast: int | None = None
+) -> Float[Array, "..."]:
     """Drops entries with probability `rate` and scales the rest; without a key, or at rate 0, does nothing.
 
     Args:
@@ -116,6 +122,6 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key | None, broadcast: int
     return x * (keep.astype(x.dtype) / jnp.asarray(1.0 - rate, x.dtype))
 
 
-def split_key(key: Key | None, count: int) -> list[Key | None]:
+def split_key(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
     """`count` keys from one, or as many Nones from None (not training)."""
     return [None] * count if key is None else list(jax.random.split(key, count))

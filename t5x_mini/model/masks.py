@@ -32,6 +32,8 @@ from jaxtyping import Array, Bool, Int
 from t5x_mini.model.config import Architecture
 
 Tokens = Int[Array, "batch length"]
+Queries = Int[Array, "batch queries"]
+Keys = Int[Array, "batch keys"]
 Mask = Bool[Array, "batch 1 queries keys"]
 
 
@@ -104,10 +106,10 @@ def decoder_mask(
 
 
 def cross_mask(
-    target_tokens: Tokens,
-    encoder_tokens: Tokens,
-    target_segment_ids: Tokens | None = None,
-    encoder_segment_ids: Tokens | None = None,
+    target_tokens: Queries,
+    encoder_tokens: Keys,
+    target_segment_ids: Queries | None = None,
+    encoder_segment_ids: Keys | None = None,
 ) -> Mask:
     """Fully visible: each target sees all inputs of its own example.
 
@@ -126,11 +128,11 @@ def _causal(length: int) -> Bool[Array, "1 1 length length"]:
     return (positions[:, None] >= positions[None, :])[None, None]
 
 
-def _real_pairs(queries: Tokens, keys: Tokens) -> Mask:
+def _real_pairs(queries: Queries, keys: Keys) -> Mask:
     return (queries > 0)[:, None, :, None] & (keys > 0)[:, None, None, :]
 
 
-def _same_segment(queries: Tokens | None, keys: Tokens | None) -> Mask | bool:
+def _same_segment(queries: Queries | None, keys: Keys | None) -> Mask | bool:
     if queries is None or keys is None:
         return True
     return queries[:, None, :, None] == keys[:, None, None, :]

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from t5x_mini.model.attention import Attention, RelativePositionBias
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.model.layers import MLP, Dense, Embedding, RMSNorm, dropout, fan_in_truncated, float32_logits, split_key
-from t5x_mini.model.masks import Mask, Masks, make_masks
+from t5x_mini.model.masks import Masks, make_masks
 from t5x_mini.parallel.sharding import constrain
 
 Params = dict[str, jax.Array]
@@ -27,14 +27,22 @@ Batch = Mapping[str, Array]
 class EncoderLayer(nnx.Module):
     """Self-attention and MLP, each normalised before and added after."""
 
-    def __init__(self, key: Key, config: TransformerConfig):
+    def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         attention, mlp = jax.random.split(key)
         self.pre_attention_layer_norm = RMSNorm(config.emb_dim)
         self.attention = Attention(attention, config)
         self.pre_mlp_layer_norm = RMSNorm(config.emb_dim)
         self.mlp = MLP(mlp, config)
 
-    def __call__(self, x: Float[Array, "b l e"], key: Key | None, *, mask: Mask, bias: Array, config) -> Array:
+    def __call__(
+        self,
+        x: Float[Array, "b l e"],
+        key: PRNGKeyArray | None,
+        *,
+        mask: Bool[Array, "b 1 l l"],
+        bias: Float[Array, "1 h l l"],
+        config: TransformerConfig,
+    ) -> Float[Array, "b l e"]:
         keys = iter(split_key(key, 4))
         dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
         y = self.pre_attention_layer_norm(x, dtype)
@@ -47,7 +55,7 @@ class EncoderLayer(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Self-attention, cross-attention where there is an encoder, and MLP."""
 
-    def __init__(self, key: Key, config: TransformerConfig):
+    def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         attention, cross, mlp = jax.random.split(key, 3)
         self.pre_self_attention_layer_norm = RMSNorm(config.emb_dim)
         self.self_attention = Attention(attention, config)
@@ -60,12 +68,12 @@ class DecoderLayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b l e"],
-        key: Key | None,
+        key: PRNGKeyArray | None,
         *,
-        mask: Mask,
-        bias: Array,
-        encoded: Array | None,
-        cross_mask: Mask | None,
+        mask: Bool[Array, "b 1 l l"],
+        bias: Float[Array, "1 h l l"],
+        encoded: Float[Array, "b k e"] | None,
+        cross_mask: Bool[Array, "b 1 l k"] | None,
         config: TransformerConfig,
     ) -> Float[Array, "b l e"]:
         keys = iter(split_key(key, 6))
@@ -82,14 +90,18 @@ class DecoderLayer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    def __init__(self, key: Key, config: TransformerConfig):
+    def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         layers, bias = jax.random.split(key)
         self.layers = _stack(EncoderLayer, layers, config, config.num_encoder_layers)
         self.relpos_bias = RelativePositionBias(bias, config)
         self.encoder_norm = RMSNorm(config.emb_dim)
 
     def __call__(
-        self, embedded: Float[Array, "b l e"], mask: Mask, config: TransformerConfig, key: Key | None
+        self,
+        embedded: Float[Array, "b l e"],
+        mask: Bool[Array, "b 1 l l"],
+        config: TransformerConfig,
+        key: PRNGKeyArray | None,
     ) -> Float[Array, "b l e"]:
         embed_key, layers_key, out_key = split_key(key, 3)
         length = embedded.shape[1]
@@ -104,7 +116,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """The decoder, or the only stack of a decoder-only model, which then owns the embedding too."""
 
-    def __init__(self, key: Key, config: TransformerConfig):
+    def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         layers, bias, head, embedding = jax.random.split(key, 4)
         if not config.has_encoder:
             self.token_embedder = Embedding(embedding, config.vocab_size, config.emb_dim)
@@ -119,10 +131,10 @@ class Decoder(nnx.Module):
         self,
         embedded: Float[Array, "b l e"],
         encoded: Float[Array, "b k e"] | None,
-        mask: Mask,
-        cross_mask: Mask | None,
+        mask: Bool[Array, "b 1 l l"],
+        cross_mask: Bool[Array, "b 1 l k"] | None,
         config: TransformerConfig,
-        key: Key | None,
+        key: PRNGKeyArray | None,
     ) -> Float[Array, "b l e"]:
         embed_key, layers_key, out_key = split_key(key, 3)
         length = embedded.shape[1]
@@ -139,7 +151,7 @@ class Decoder(nnx.Module):
 class Transformer(nnx.Module):
     """An encoder-decoder, a prefix language model or a causal language model: `config.architecture` says which."""
 
-    def __init__(self, key: Key, config: TransformerConfig):
+    def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         embedding, encoder, decoder = jax.random.split(key, 3)
         if config.has_encoder:
             self.token_embedder = Embedding(embedding, config.vocab_size, config.emb_dim)
@@ -147,7 +159,7 @@ class Transformer(nnx.Module):
         self.decoder = Decoder(decoder, config)
         self.config = config
 
-    def __call__(self, batch: Batch, dropout_key: Key | None = None) -> Float[Array, "b l v"]:
+    def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b l v"]:
         """Logits of the decoder's targets, in float32.
 
         Args:
@@ -161,13 +173,13 @@ class Transformer(nnx.Module):
         encoded = self.encode(batch, masks, encoder_key) if self.config.has_encoder else None
         return self.decode(batch, masks, encoded, decoder_key)
 
-    def encode(self, batch: Batch, masks: Masks, key: Key | None = None) -> Float[Array, "b l e"]:
+    def encode(self, batch: Batch, masks: Masks, key: PRNGKeyArray | None = None) -> Float[Array, "b l e"]:
         """The encoder's output for `encoder_input_tokens`."""
         embedded = self._embed(batch["encoder_input_tokens"])
         return self.encoder(embedded, masks.encoder, self.config, key)
 
     def decode(
-        self, batch: Batch, masks: Masks, encoded: Float[Array, "b k e"] | None, key: Key | None = None
+        self, batch: Batch, masks: Masks, encoded: Float[Array, "b k e"] | None, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b l v"]:
         """Logits for every position of `decoder_input_tokens`, in float32."""
         embedded = self._embed(batch["decoder_input_tokens"])
@@ -187,12 +199,14 @@ class Transformer(nnx.Module):
         return float32_logits(decoded, self.decoder.logits_dense.kernel[...], dtype)
 
 
-def _stack(layer: Callable, key: Key, config: TransformerConfig, count: int) -> nnx.Module:
+def _stack(layer: Callable, key: PRNGKeyArray, config: TransformerConfig, count: int) -> nnx.Module:
     """`count` layers as one module whose parameters have the layers on a leading axis."""
     return jax.vmap(lambda layer_key: layer(layer_key, config))(jax.random.split(key, count))
 
 
-def _run_stack(layer: Callable, stack: nnx.Module, x: Array, config: TransformerConfig, key: Key | None) -> Array:
+def _run_stack(
+    layer: Callable, stack: nnx.Module, x: Array, config: TransformerConfig, key: PRNGKeyArray | None
+) -> Array:
     """Applies the layers of a stack in turn; unrolled, the loop is written out when compiling.
 
     `config.remat` says what the backward pass keeps of each layer; XLA would undo the recomputation by merging it with
@@ -234,7 +248,7 @@ def is_stacked(name: str) -> bool:
     return "layers" in name.split("/")
 
 
-def init_params(config: TransformerConfig, key: Key) -> Params:
+def init_params(config: TransformerConfig, key: PRNGKeyArray) -> Params:
     """Fresh parameters, float32, with T5's initialisers."""
     return dict(zip(_structure(config)[0], jax.tree.leaves(Transformer(key, config)), strict=True))
 

@@ -38,9 +38,9 @@ def loss_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     tokens (nats per token) and can be compared between runs. Where T5X's count would be 0, the value is NaN.
 
     Args:
-        sums: `loss` (with z-loss) and `z_loss`, sums over weighted tokens in nats; `correct`, the weighted count of
-            right arg-max predictions; `weights`, the sum of loss weights; `normalizer`, what the run divides its loss
-            by; `target_tokens`, all decoder positions.
+        sums: `loss` (with z-loss) and `z_loss`, sums over weighted tokens in nats; `objective`, what is minimised,
+            times `normalizer`, what the run divides its loss by; `correct`, the weighted count of right arg-max
+            predictions; `weights`, the sum of loss weights; `target_tokens`, all decoder positions.
     """
     loss, z_loss, positions = sums["loss"], sums["z_loss"], sums["target_tokens"]
     return {

@@ -11,7 +11,7 @@ def model_info(run: Run) -> str:
     """A table with a line a parameter, then the totals. The layers of a stack are one line."""
     rows = [("parameter", "shape", "dtype", "sharding", "values")]
     for name, shape in sorted(run.shapes.params.items()):
-        sharding = tuple(run.shardings.params[name].spec)
+        sharding = [(axes,) if isinstance(axes, str) else axes for axes in run.shardings.params[name].spec]
         split = ", ".join("+".join(axes) if axes else "-" for axes in sharding) if any(sharding) else "replicated"
         rows.append((name, str(shape.shape), str(shape.dtype), split, f"{shape.size:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

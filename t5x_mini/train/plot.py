@@ -55,10 +55,7 @@ def loss_plot(metrics_jsonl: str | os.PathLike[str], png: str | os.PathLike[str]
     top.set_ylabel("loss (nats per token)")
     if top.get_legend_handles_labels()[0]:
         top.legend(frameon=False, loc="upper right")
-    bottom.plot(*_series(rows, "learning_rate"), color=_GREY, linewidth=1.4)
-    bottom.set_ylim(bottom=0)
-    bottom.set_ylabel("learning\nrate")
-    bottom.yaxis.set_major_locator(MaxNLocator(2))
+    _draw_learning_rate(bottom, *_series(rows, "learning_rate"))
     bottom.set_xlabel("step")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     bottom.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -79,8 +76,10 @@ def _series(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
     """The mean of `width` points around each, of fewer at the ends."""
-    kernel = np.ones(width)
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    middle = np.arange(len(values))
+    start, end = np.maximum(middle - width // 2, 0), np.minimum(middle + width // 2 + 1, len(values))
+    return (sums[end] - sums[start]) / (end - start)
 
 
 def _draw_training(axes: Axes, steps: np.ndarray, losses: np.ndarray) -> None:
@@ -116,3 +115,12 @@ def _draw_held_out(axes: Axes, steps: np.ndarray, losses: np.ndarray, label: str
     axes.annotate(
         f"{losses[-1]:.2f}", (steps[-1], losses[-1]), (4, 6), textcoords="offset points", color=colour, ha="center"
     )
+
+
+def _draw_learning_rate(axes: Axes, steps: np.ndarray, rates: np.ndarray) -> None:
+    axes.plot(steps, rates, color=_GREY, linewidth=1.4)
+    axes.set_ylabel("learning\nrate")
+    highest = np.max(rates[np.isfinite(rates)], initial=0.0)
+    if highest > 0:
+        axes.set_ylim(0, 1.15 * highest)
+        axes.set_yticks([0, highest], ["0", f"{highest:.2g}"])

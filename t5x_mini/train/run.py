@@ -61,6 +61,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     if config.model.vocab_size is None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=_vocab_size(config)))
     loss.check_normalizing_factor(config.loss.normalizing_factor)
+    _check_folders(config)
     partitioner = make_partitioner(config.partitioning, devices)
     _check_batch(config, partitioner)
     total_steps = _total_steps(config)
@@ -68,6 +69,20 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     shapes = jax.eval_shape(lambda: state.create(config.model, config.optimizer, config.train))
     shardings = partitioner.shardings(shapes, state.axes(config.model, config.optimizer, shapes))
     return Run(config, partitioner, shapes, shardings, total_steps)
+
+
+def _check_folders(config: RunConfig) -> None:
+    folders = {
+        "MODEL_DIR": config.train.model_dir,
+        "EVAL_OUTPUT_DIR": config.evaluate.eval_output_dir,
+        "INFER_OUTPUT_DIR": config.evaluate.infer_output_dir,
+    }
+    for macro, folder in folders.items():
+        if folder and "://" in folder:
+            raise UserError(
+                f"{macro} is {folder}, but metrics and plots cannot be written to an object store yet; write a local "
+                "folder, or one where the store is mounted (with gcsfuse, say)"
+            )
 
 
 def _vocab_size(config: RunConfig) -> int:

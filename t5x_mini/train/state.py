@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key, UInt32
+from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
 from t5x_mini.model import transformer
 from t5x_mini.model.config import TransformerConfig
@@ -35,7 +35,7 @@ class TrainState:
     rng: UInt32[Array, " words"]
 
 
-def root_key(config: TrainConfig) -> Key:
+def root_key(config: TrainConfig) -> PRNGKeyArray:
     """The key that `random_seed` and `prng_impl` stand for."""
     return jax.random.key(config.random_seed, impl=PRNG_IMPLS[config.prng_impl])
 
@@ -52,7 +52,7 @@ def create(model: TransformerConfig, optimizer: optimizers.Optimizer, train: Tra
     )
 
 
-def step_key(state: TrainState, config: TrainConfig) -> Key:
+def step_key(state: TrainState, config: TrainConfig) -> PRNGKeyArray:
     """The key of this step's dropout."""
     return jax.random.fold_in(jax.random.wrap_key_data(state.rng, impl=PRNG_IMPLS[config.prng_impl]), state.step)
 

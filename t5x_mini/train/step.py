@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from t5x_mini.model import transformer
 from t5x_mini.model.config import TransformerConfig
@@ -54,13 +54,13 @@ def make_train_step(
             grads, sums = jax.lax.psum((grads, sums), axis_name)
         sums["normalizer"] = losses.normalizer(sums["normalizer"], loss)
         grads = jax.tree.map(lambda g: g / sums["normalizer"], grads)
-        sums["grad_norm"] = optax.global_norm(grads)
+        sums["grad_norm"] = optax.tree.norm(grads)
         if train.clip_global_norm is not None:
             grads = _clip(grads, sums["grad_norm"], train.clip_global_norm)
 
         sums["learning_rate"] = schedule(state.step)
-        sums["param_norm"] = optax.global_norm(state.params)
         params, opt_state = optimizers.update(optimizer, grads, state.opt_state, state.params, sums["learning_rate"])
+        sums["param_norm"] = optax.tree.norm(params)  # the new ones: a checkpoint holds these
         return TrainState(state.step + 1, params, opt_state, state.rng), sums
 
     return train_step
@@ -77,7 +77,7 @@ def make_eval_step(model: TransformerConfig, loss: LossConfig, axis_name: str | 
 
 
 def batch_sums(
-    params: transformer.Params, batch: Batch, model: TransformerConfig, loss: LossConfig, key: Key | None
+    params: transformer.Params, batch: Batch, model: TransformerConfig, loss: LossConfig, key: PRNGKeyArray | None
 ) -> Sums:
     """Forward pass, and everything about it that can be added up over batches and devices.
 
@@ -108,7 +108,7 @@ def batch_sums(
 
 
 def summed_gradients(
-    objective: Callable, params: transformer.Params, batch: Batch, key: Key | None, num_microbatches: int
+    objective: Callable, params: transformer.Params, batch: Batch, key: PRNGKeyArray | None, num_microbatches: int
 ) -> tuple[transformer.Params, Sums]:
     """Gradients and sums of `objective(params, part, key)`, added up over the microbatches of a batch."""
     gradients = jax.grad(objective, has_aux=True)

@@ -63,7 +63,13 @@ def test_one_activation_instead_of_a_gated_pair_saves_a_third_of_the_mlp():
 
 def test_agrees_with_xla_on_a_prefix_lm_written_out():
     config = TransformerConfig(
-        architecture="prefix_lm", vocab_size=256, emb_dim=64, num_heads=4, head_dim=24, mlp_dim=160, num_decoder_layers=1
+        architecture="prefix_lm",
+        vocab_size=256,
+        emb_dim=64,
+        num_heads=4,
+        head_dim=24,
+        mlp_dim=160,
+        num_decoder_layers=1,
     )
 
     def products(x, q, k, v, o, wi_0, wi_1, wo, head):
