@@ -171,10 +171,13 @@ def test_axes_name_every_dimension():
 EXAMPLES = tiny.examples(0, 4)
 
 
+@functools.cache
+def compiled(config):
+    return jit(lambda params, *args: transformer.bind(config, params)(*args))
+
+
 def forward(config, dropout_key=None):
-    params = tiny.params(config)
-    batch = tiny.batch(config.architecture, EXAMPLES)
-    return jit(lambda *args: transformer.bind(config, params)(*args))(batch, dropout_key)
+    return compiled(config)(tiny.params(config), tiny.batch(config.architecture, EXAMPLES), dropout_key)
 
 
 @functools.cache
@@ -183,11 +186,11 @@ def gradients(config):
     params = tiny.params(config)
     batch = tiny.batch(config.architecture, EXAMPLES)
 
-    def objective(params):
-        logits = transformer.bind(config, params)(batch, jax.random.key(3))
+    def objective(params, batch, key):
+        logits = transformer.bind(config, params)(batch, key)
         return jnp.sum(jnp.sin(logits) * (batch["decoder_target_tokens"] > 0)[..., None])
 
-    return jit(jax.grad(objective))(params)
+    return jit(jax.grad(objective))(params, batch, jax.random.key(3))
 
 
 @pytest.mark.parametrize("changes", [{"scan_layers": False}, {"remat": "minimal"}, {"remat": "full"}], ids=str)
@@ -245,8 +248,7 @@ def test_dropout_needs_a_key_and_a_rate():
 def model(request):
     """An architecture, and logits of its batches as a function."""
     config = tiny.model(request.param)
-    params = tiny.params(config)
-    return request.param, jit(lambda batch: transformer.bind(config, params)(batch))
+    return request.param, functools.partial(compiled(config), tiny.params(config))
 
 
 def moved(logits, others):
@@ -286,10 +288,12 @@ def test_inputs_see_each_other_in_a_prefix_lm_and_only_back_in_a_causal_lm(model
 
 def test_a_causal_lm_never_looks_ahead():
     config = tiny.model("causal_lm")
-    params = tiny.params(config)
     batch = tiny.batch("causal_lm", [([7, 8, 9, 10, 11], [20, 21, 22, 23, 24])])
-    logits = jit(lambda tokens: transformer.bind(config, params)({**batch, "decoder_input_tokens": tokens}))
     tokens = batch["decoder_input_tokens"]
+
+    def logits(tokens):
+        return compiled(config)(tiny.params(config), {**batch, "decoder_input_tokens": tokens})
+
     for position in range(12):
         reached = moved(logits(tokens), logits(tokens.at[0, position].set(33)))[0]
         assert reached.tolist() == [later >= position for later in range(12)]
