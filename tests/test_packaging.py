@@ -53,10 +53,10 @@ def test_the_wheel_finds_its_gin_files_from_any_directory(wheel, tmp_path):
     program = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         "from t5x_mini import config, resources\n"
-        "print(config.load(['gin/quickstart.gin']).model.emb_dim, resources.gin_root())\n"
+        "print(config.load(['gin/quickstart.gin']).train.model_dir, resources.gin_root())\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=elsewhere, capture_output=True, text=True)
-    assert ran.stdout.split() == ["256", str(site / "t5x_mini" / "gin")], ran.stderr
+    assert ran.stdout.split() == ["runs/quickstart", str(site / "t5x_mini" / "gin")], ran.stderr
 
 
 def test_constraints_pin_every_dependency_within_its_range(wheel):
