@@ -7,8 +7,6 @@ read while the next one runs, and checkpoints are written behind the steps that 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -18,9 +16,9 @@ from t5x_mini import config as config_module
 from t5x_mini.errors import UserError
 from t5x_mini.feed.batch import Prefetcher, prefetch
 from t5x_mini.feed.position import Position
-from t5x_mini.train import flops, metrics
+from t5x_mini.train import metrics
 from t5x_mini.train.model_info import model_info, summary
-from t5x_mini.train.progress import Progress
+from t5x_mini.train.reporter import Reporter
 from t5x_mini.train.run import Run, assemble
 from t5x_mini.train.state import TrainState
 from t5x_mini.train.step import make_train_step
@@ -52,7 +50,7 @@ class _Training:
     def __init__(self, run: Run):
         from t5x_mini.checkpoint.manager import Checkpoints  # Orbax takes a second to import
 
-        self.config, self.run_ = run.config, run
+        self.config, self.assembled = run.config, run
         self.folder = pathlib.Path(run.config.train.model_dir)
         self.clock = metrics.Clock()
         self.is_primary = jax.process_index() == 0
@@ -72,8 +70,8 @@ class _Training:
         self._announce()
         state, position = self._first_state()
         first_step = int(state.step)
-        if first_step >= self.run_.total_steps:
-            self._say(f"The run in {self.folder} is complete: step {first_step} of {self.run_.total_steps}.")
+        if first_step >= self.assembled.total_steps:
+            self._say(f"The run in {self.folder} is complete: step {first_step} of {self.assembled.total_steps}.")
             return
         feed = self._feed(position)
         self._describe()
@@ -82,16 +80,16 @@ class _Training:
             step = self._compile()
             held_out = self._held_out()
         with (
-            prefetch(feed, self.run_.partitioner.put, self.config.feed.prefetch) as batches,
+            prefetch(feed, self.assembled.partitioner.put, self.config.feed.prefetch) as batches,
             Reporter(
-                self.run_, self.clock, self.folder, first_step, self._origin(), enabled=self.is_primary
+                self.assembled, self.clock, self.folder, first_step, self._origin(), enabled=self.is_primary
             ) as reporter,
         ):
             state = self._steps(step, state, batches, held_out, reporter)
         self._finish(state, held_out)
 
     def _steps(self, step, state: TrainState, batches: Prefetcher, held_out: HeldOut | None, reporter) -> TrainState:
-        total, eval_period = self.run_.total_steps, self.config.train.eval_period
+        total, eval_period = self.assembled.total_steps, self.config.train.eval_period
         self.clock.lap()
         for done in range(int(state.step) + 1, total + 1):
             with self.clock.lost("data"):
@@ -125,7 +123,7 @@ class _Training:
             return state, position
         initial = self.config.train.initial_checkpoint_path
         if initial is None:
-            return self.run_.create_state(), None
+            return self.assembled.create_state(), None
         from t5x_mini.checkpoint.manager import Checkpoints, locate
 
         run_dir, step = locate(initial)
@@ -136,7 +134,7 @@ class _Training:
 
     def _restore(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, bytes | None]:
         restored = checkpoints.restore(
-            step, self.run_.shapes, self.run_.shardings, self.config.model, self.run_.partitioner
+            step, self.assembled.shapes, self.assembled.shardings, self.config.model, self.assembled.partitioner
         )
         return restored.state, restored.position
 
@@ -155,7 +153,7 @@ class _Training:
         return feed
 
     def _compile(self):
-        config, run = self.config, self.run_
+        config, run = self.config, self.assembled
         step = make_train_step(
             config.model, config.loss, config.optimizer, config.schedule, config.train, run.partitioner.axis_name
         )
@@ -167,13 +165,13 @@ class _Training:
             return None
         from t5x_mini.evaluate.held_out import HeldOut
 
-        held_out = HeldOut(self.run_, self.config.evaluate.split, self.config.train.eval_steps)
+        held_out = HeldOut(self.assembled, self.config.evaluate.split, self.config.train.eval_steps)
         if not held_out.batches:
             self._say(f"no evaluation: the task has no split '{self.config.evaluate.split}'")
         return held_out if held_out.batches else None
 
     def _save(self, state: TrainState, position: Position) -> None:
-        self.checkpoints.save(state, position.to_bytes(), self.config.model, self.run_.partitioner)
+        self.checkpoints.save(state, position.to_bytes(), self.config.model, self.assembled.partitioner)
 
     def _finish(self, state: TrainState, held_out: HeldOut | None) -> None:
         self.checkpoints.wait()
@@ -186,10 +184,10 @@ class _Training:
         if self.config.train.closing_report:
             from t5x_mini.evaluate.report import closing_report
 
-            self._say(closing_report(self.run_, state.params, held_out))
+            self._say(closing_report(self.assembled, state.params, held_out))
 
     def _announce(self) -> None:
-        run = self.run_
+        run = self.assembled
         devices = run.partitioner.mesh.devices
         mesh = " x ".join(f"{axis} {size}" for axis, size in run.partitioner.mesh.shape.items())
         kind = devices.flat[0].device_kind
@@ -200,7 +198,7 @@ class _Training:
         # Not before the state and the data are accepted: a refused run leaves another's description alone.
         if self.is_primary:
             (self.folder / "config.gin").write_text(config_module.operative_config())
-            (self.folder / "model-info.txt").write_text(model_info(self.run_))
+            (self.folder / "model-info.txt").write_text(model_info(self.assembled))
 
     def _checkpoint(self, step: int) -> pathlib.Path:
         return self.folder / "checkpoints" / str(step)
@@ -213,99 +211,3 @@ class _Training:
     def _say(self, text: str) -> None:
         if self.is_primary:
             print(text, flush=True)
-
-
-_WORDS = {"loss": "loss", "param_norm": "parameter norm"}
-
-
-@dataclasses.dataclass
-class _Pending:
-    step: int
-    sums: dict[str, jax.Array]
-
-
-class Reporter:
-    """Turns the sums of each step into metrics, a step late, and stops the run when the loss is not finite.
-
-    Attributes:
-        last_good: the newest checkpoint, to be named if the run has to stop.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        clock: metrics.Clock,
-        folder: pathlib.Path,
-        first_step: int,
-        last_good: str | pathlib.Path | None,
-        *,
-        enabled: bool,
-    ):
-        config = run.config
-        lengths = config.feed.task_feature_lengths
-        device = run.partitioner.mesh.devices.flat[0]
-        self._device_count = run.partitioner.mesh.devices.size
-        self._flops = flops.train_flops(
-            config.model, config.feed.batch_size, lengths.get("inputs", 0), lengths["targets"]
-        )
-        self._peak = flops.peak_flops(device.device_kind, device.platform)
-        self._clock = clock
-        self.last_good = last_good
-        self._pending: _Pending | None = None
-        self._writer = metrics.MetricWriter(folder, first_step or None) if enabled else None
-        self._progress = Progress(run.total_steps, first_step) if enabled else None
-
-    def __enter__(self) -> Reporter:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._writer:
-            self._writer.close()
-            self._progress.close()
-
-    def add(self, step: int, sums: dict[str, jax.Array]) -> None:
-        """Takes a step that has just been started, and reports the one before it, which is finished."""
-        self.flush()
-        self._pending = _Pending(step, sums)
-
-    def flush(self) -> None:
-        """Waits for the last step that was added, and reports it."""
-        if self._pending is None:
-            return
-        step, sums = self._pending.step, jax.device_get(self._pending.sums)
-        self._pending = None
-        row = metrics.step_metrics(
-            {name: float(value) for name, value in sums.items()},
-            seconds=self._clock.lap(),
-            flops=self._flops,
-            device_count=self._device_count,
-            peak_flops=self._peak,
-        )
-        if self._writer:
-            self._writer.write(step, row | self._clock.report())
-            self._progress.update(step, row["loss_per_nonpadding_target_token"], row["timing/tokens_per_second"])
-        self._stop_unless_finite(step, row)
-
-    def add_evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
-        """Reports held-out metrics, by task."""
-        for task, row in results.items():
-            if self._writer:
-                self._writer.write(step, {f"eval/{task}/{name}": value for name, value in row.items()})
-                loss, accuracy = row["loss_per_nonpadding_target_token"], row["accuracy"]
-                self._progress.note(
-                    f"step {step}: {task}: held-out loss {loss:.3f} nats a token, accuracy {accuracy:.1%}"
-                )
-
-    def _stop_unless_finite(self, step: int, row: dict[str, float]) -> None:
-        # A finite loss can still have a gradient that ruins the parameters, and those would be saved.
-        what = next((name for name in ("loss", "param_norm") if not math.isfinite(row[name])), None)
-        if what is None:
-            return
-        good = "There is no checkpoint before it."
-        if self.last_good is not None:
-            good = f"The last good checkpoint is {self.last_good}."
-        raise UserError(
-            f"The {_WORDS[what]} of step {step} is {row[what]}; the run stops. {good} "
-            f"Gradient norm {row['grad_norm']:g}, parameter norm {row['param_norm']:g}, learning rate "
-            f"{row['learning_rate']:g}: a lower rate, a longer warm-up or --gin.CLIP_GLOBAL_NORM=1.0 usually helps."
-        )

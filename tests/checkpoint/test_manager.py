@@ -3,10 +3,10 @@ import functools
 import json
 import shutil
 
+import eight_devices
 import jax
 import numpy as np
 import pytest
-import eight_devices
 
 from t5x_mini.checkpoint.config import CheckpointConfig
 from t5x_mini.checkpoint.manager import Checkpoints, locate

@@ -4,10 +4,10 @@ import subprocess
 import sys
 import textwrap
 
+import eight_devices
 import jax
 import numpy as np
 import pytest
-import eight_devices
 
 from t5x_mini.errors import UserError
 from t5x_mini.parallel.config import PartitioningConfig
@@ -106,7 +106,9 @@ def test_six_heads_on_eight_devices_train_as_on_one():
         state = jax.device_put(jax.device_get(eight_devices.one_device(**heads).create_state()), run.shardings)
         return evaluated(run, state.params)
 
-    assert_close([losses(eight_devices.run(PARTITIONINGS["1x1x8"], **heads))], [losses(eight_devices.one_device(**heads))])
+    assert_close(
+        [losses(eight_devices.run(PARTITIONINGS["1x1x8"], **heads))], [losses(eight_devices.one_device(**heads))]
+    )
 
 
 def evaluated(run, params):

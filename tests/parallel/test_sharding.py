@@ -1,7 +1,7 @@
+import eight_devices
 import jax
 import jax.numpy as jnp
 import pytest
-import eight_devices
 from jax.sharding import PartitionSpec
 
 from t5x_mini.model import transformer

@@ -7,7 +7,8 @@ import tiny_runs
 
 from t5x_mini import config
 from t5x_mini.errors import UserError
-from t5x_mini.train import loop, metrics, run
+from t5x_mini.train import metrics, run
+from t5x_mini.train.reporter import Reporter
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def sums(**changes):
 
 @pytest.fixture
 def reporter(assembled, tmp_path):
-    with loop.Reporter(assembled, metrics.Clock(), tmp_path, 0, None, enabled=True) as reporter:
+    with Reporter(assembled, metrics.Clock(), tmp_path, 0, None, enabled=True) as reporter:
         yield reporter
 
 
@@ -75,7 +76,7 @@ def test_parameters_that_are_not_finite_stop_the_run(reporter):
 
 
 def test_other_processes_write_nothing_and_still_stop(assembled, tmp_path):
-    with loop.Reporter(assembled, metrics.Clock(), tmp_path, 0, None, enabled=False) as reporter:
+    with Reporter(assembled, metrics.Clock(), tmp_path, 0, None, enabled=False) as reporter:
         reporter.add(1, sums(objective=math.nan))
         with pytest.raises(UserError, match="The loss of step 1 is nan"):
             reporter.flush()
