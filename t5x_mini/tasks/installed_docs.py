@@ -205,7 +205,11 @@ def _extract(files: Sequence[Path]) -> Iterator[tuple[list[str], int]]:
 
     jobs = [files[start : start + _FILES_PER_JOB] for start in range(0, len(files), _FILES_PER_JOB)]
     title = "Reading the documentation of the installed packages"
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(desc=title, total=len(files), unit=" files") as progress:
+    every = 0.1 if sys.stderr.isatty() else 5.0  # seconds: in a log file, each is a line to scroll past
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(desc=title, total=len(files), unit=" files", mininterval=every, maxinterval=every) as progress,
+    ):
         try:
             for job, result in zip(jobs, pool.map(_run_worker, jobs), strict=True):
                 progress.update(len(job))
