@@ -84,7 +84,7 @@ def swap_inputs(batch: HostBatch) -> HostBatch:
         return {**batch, "encoder_input_tokens": np.roll(batch["encoder_input_tokens"], -1, axis=0)}
     swapped = {name: np.zeros_like(rows) for name, rows in batch.items()}
     count, length = batch["decoder_target_tokens"].shape
-    inputs = np.maximum(batch["decoder_causal_attention"].sum(axis=1) - 1, 0)
+    inputs = _input_lengths(batch)
     for row in range(count):
         other = (row + 1) % count
         for name in ("decoder_target_tokens", "decoder_loss_weights"):
@@ -163,8 +163,13 @@ def split_row(batch: HostBatch, row: int) -> tuple[np.ndarray, np.ndarray]:
     if "encoder_input_tokens" in batch:
         inputs = batch["encoder_input_tokens"][row]
         return inputs[inputs > 0], targets
-    count = max(int(batch["decoder_causal_attention"][row].sum()) - 1, 0)
+    count = _input_lengths(batch)[row]
     return targets[:count], targets[count:]
+
+
+def _input_lengths(batch: HostBatch) -> np.ndarray:
+    """Input tokens at the start of each decoder-only row; the marked prefix is one longer (`masks.decoder_mask`)."""
+    return np.maximum(batch["decoder_causal_attention"].sum(axis=1) - 1, 0)
 
 
 def _masked_sentence(

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_mini.errors import UserError
+from t5x_mini.feed.batch import host_batch_to_device
 from t5x_mini.parallel.config import PartitioningConfig
 from t5x_mini.parallel.mesh import make_mesh
 from t5x_mini.parallel.sharding import partition_spec
@@ -57,7 +58,7 @@ class MeshPartitioner:
 
     def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This host's rows of a batch, as global arrays."""
-        return {name: jax.make_array_from_process_local_data(self.rows, rows) for name, rows in host_batch.items()}
+        return host_batch_to_device(host_batch, self.rows)
 
     def jit(self, function: Callable, in_shardings: tuple, out_shardings: Any, donate: tuple[int, ...] = ()):
         """`function` over the mesh; shardings are trees of NamedSharding."""
@@ -113,10 +114,8 @@ class PmapPartitioner:
     def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """This host's rows, `[local devices, rows a device, ...]`."""
         local = sum(device.process_index == jax.process_index() for device in self.devices)
-        return {
-            name: jax.make_array_from_process_local_data(self.rows, rows.reshape(local, -1, *rows.shape[1:]))
-            for name, rows in host_batch.items()
-        }
+        split = {name: rows.reshape(local, -1, *rows.shape[1:]) for name, rows in host_batch.items()}
+        return host_batch_to_device(split, self.rows)
 
     def jit(self, function: Callable, in_shardings: tuple, out_shardings: Any, donate: tuple[int, ...] = ()):
         """A function of the state alone, such as making or restoring it: the same on every device."""

@@ -58,12 +58,12 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     Raises:
         UserError: for a task, mesh or batch size that cannot be.
     """
-    if config.model.vocab_size is None:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=_vocab_size(config)))
     loss.check_normalizing_factor(config.loss.normalizing_factor)
     _check_folders(config)
     partitioner = make_partitioner(config.partitioning, devices)
     _check_batch(config, partitioner)
+    if config.model.vocab_size is None:  # after all that can be refused without importing TensorFlow
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=_vocab_size(config)))
     total_steps = _total_steps(config)
     config = dataclasses.replace(config, schedule=schedules.resolve(config.schedule, total_steps))
     shapes = jax.eval_shape(lambda: state.create(config.model, config.optimizer, config.train))
