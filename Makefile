@@ -13,7 +13,7 @@ pretrain: $(VENV)/installed
 	$(VENV)/bin/t5x-mini train --gin_file=gin/quickstart.gin
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -5,49 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import typing
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from t5x_mini import __version__, config_checks
+from t5x_mini import cli_options, config_checks
 from t5x_mini.errors import UserError
 
-_COMMANDS = {
-    "train": (
-        "pretrain or finetune",
-        "Trains what the gin files describe. A run found in MODEL_DIR is resumed.",
-        """examples:
-  t5x-mini train --gin_file=gin/quickstart.gin
-  t5x-mini train --gin_file=gin/quickstart.gin --gin_file=gin/architectures/prefix_lm.gin --gin.MODEL_DIR=runs/prefix
-  t5x-mini train --gin_file=gin/runs/pretrain.gin --gin.MODEL_DIR=runs/c4 --dry_run
-  t5x-mini train --gin_file=runs/quickstart/config.gin --gin.TRAIN_STEPS=2000""",
-    ),
-    "eval": (
-        "measure a checkpoint",
-        "Measures a checkpoint on its task's held-out text.",
-        """examples:
-  t5x-mini eval --gin_file=runs/quickstart/config.gin
-  t5x-mini eval --gin_file=runs/quickstart/config.gin --gin.CHECKPOINT_PATH=runs/quickstart/checkpoints/500""",
-    ),
-    "infer": (
-        "write a checkpoint's predictions",
-        "Writes what a checkpoint predicts for its task's held-out text.",
-        """examples:
-  t5x-mini infer --gin_file=runs/quickstart/config.gin
-  t5x-mini infer --gin_file=runs/quickstart/config.gin --gin.INFER_OUTPUT_DIR=predictions""",
-    ),
-    "show": (
-        "draw the attention masks",
-        "Draws the attention masks of the three architectures side by side.",
-        """examples:
-  t5x-mini show masks --inputs 5 --targets 4 --output masks.png
-  t5x-mini show masks --inputs 5 --targets 4 --style=lines --output masks.png""",
-    ),
-}
+if TYPE_CHECKING:
+    from t5x_mini.feed.config import FeedConfig
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{message}. `{self.prog} --help` shows what is possible.")
+_GIN_OPTIONS = ("gin_file", "bindings")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
-        _run(_parse(sys.argv[1:] if arguments is None else arguments))
+        options = _parse(sys.argv[1:] if arguments is None else arguments)
+        _set_data_folders(options)
+        _run(options)
     except UserError as error:
         print(f"t5x-mini: error: {error}", file=sys.stderr)
         return 1
@@ -66,20 +35,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    if options.command == "show":
-        from t5x_mini.model.mask_figure import draw_masks
+def _set_data_folders(options: argparse.Namespace) -> None:
+    folder, caches = getattr(options, "tfds_data_dir", None), getattr(options, "cache_dirs", ())
+    if folder:
+        # Read when TensorFlow Datasets is imported, by the processes that a command starts too.
+        os.environ["TFDS_DATA_DIR"] = folder
+    if hasattr(options, "cache_dirs") and (folder or caches):
+        from t5x_mini.feed.quiet import hold_back_stderr
 
-        draw_masks(options.inputs, options.targets, options.style, options.output)
-        print(options.output)
-        return
+        with hold_back_stderr():
+            import seqio
+
+        if folder:
+            seqio.set_tfds_data_dir_override(folder)
+        seqio.add_global_cache_dirs(caches)
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Calls the one function that is the command."""
+    match options.command:
+        case "show":
+            from t5x_mini.model.mask_figure import draw_masks
+
+            draw_masks(options.inputs, options.targets, options.style, options.output)
+            print(options.output)
+        case "tasks":
+            from t5x_mini.inspect.task_list import list_tasks
+
+            list_tasks(_feed(options)[0])
+        case "inspect":
+            _inspect(options)
+        case "vocab":
+            _vocab(options)
+        case "tokenize":
+            from t5x_mini.tokens.tokenize import tokenize
+
+            feed, _ = _feed(options, options.task)
+            chosen = {"splits": options.split, "workers": options.workers}
+            tokenize(feed, options.task, **chosen, shard=options.shard, output=options.output)
+        case _:
+            _run_with_config(options)
+
+
+def _run_with_config(options: argparse.Namespace) -> None:
     from t5x_mini import config
 
     run = config.load(options.gin_file, options.bindings, options.search_paths, training=options.command == "train")
-    if options.tfds_data_dir:
-        import seqio
-
-        seqio.set_tfds_data_dir_override(options.tfds_data_dir)
     if options.command == "eval":
         from t5x_mini.evaluate.evaluator import evaluate as command
     elif options.command == "infer":
@@ -91,15 +92,79 @@ def _run(options: argparse.Namespace) -> None:
     command(run)
 
 
+def _inspect(options: argparse.Namespace) -> None:
+    if options.run is not None:
+        if options.step is None:
+            raise UserError(f"Which batch of {options.run}? Write --step=K.")
+        of_task = ("task", "split", "architecture", "examples", "output", *_GIN_OPTIONS)
+        _refuse(options, of_task, "A batch of a run is rebuilt as the run made it")
+        from t5x_mini.inspect.commands import inspect_run
+
+        inspect_run(options.run, options.step)
+        return
+    if options.step is not None:
+        raise UserError("--step=K is a step of a run: write --run=FOLDER too.")
+    if options.task is None:
+        raise UserError("Nothing to inspect. Write --task=NAME, or --run=FOLDER --step=K.")
+    from t5x_mini.inspect.commands import inspect_task
+
+    feed, _ = _feed(options, options.task)
+    shown = options.split or "train", options.examples or 3, options.output or "lengths.png"
+    inspect_task(feed, options.architecture, *shown)
+
+
+def _vocab(options: argparse.Namespace) -> None:
+    if options.compare:
+        of_training = ("output", "task", "size", "model_type", "byte_fallback", *_GIN_OPTIONS)
+        _refuse(options, of_training, "--compare trains nothing")
+        if options.text and options.sentence:
+            raise UserError("--compare takes one of --text FILE and --sentence TEXT.")
+        from t5x_mini.tasks.vocab_command import compare_command
+
+        compare_command(*options.compare, text=tuple(options.text), sentence=options.sentence)
+        return
+    _refuse(options, ("sentence",), "A sentence is to compare two vocabularies on")
+    if not options.output:
+        raise UserError("Where to write the vocabulary? Write --output=my_vocabulary.model.")
+    if bool(options.task) == bool(options.text):
+        raise UserError("A vocabulary is trained on one of --task=NAME and --text FILE.")
+    if options.text:
+        _refuse(options, _GIN_OPTIONS, "Files of text are read as they are")
+    from t5x_mini.tasks.vocab_command import vocab_command
+
+    vocab_command(
+        options.output,
+        feed=_feed(options, options.task)[0] if options.task else None,
+        task=options.task,
+        text=tuple(options.text),
+        size=options.size or 32000,
+        model_type=options.model_type or "unigram",
+        byte_fallback=options.byte_fallback,
+    )
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], because: str) -> None:
+    """Options that would do nothing are not taken in silence."""
+    for name in names:
+        if getattr(options, name):
+            raise UserError(f"{because}: leave out --{name.replace('bindings', 'gin.NAME=VALUE')}.")
+
+
+def _feed(options: argparse.Namespace, task: str | None = None) -> tuple[FeedConfig, str]:
+    from t5x_mini import config
+
+    return config.load_feed(options.gin_file, options.bindings, options.search_paths, task)
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, with `bindings`: what followed each `--gin.`."""
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in cli_options.COMMANDS:
         raise UserError(
-            f"There is no command {arguments[0]}{config_checks.closest(arguments[0], _COMMANDS)} "
-            f"The commands are {', '.join(_COMMANDS)}."
+            f"There is no command {arguments[0]}{config_checks.closest(arguments[0], cli_options.COMMANDS)} "
+            f"The commands are {', '.join(cli_options.COMMANDS)}."
         )
     bindings = [argument.removeprefix("--gin.") for argument in arguments if argument.startswith("--gin.")]
-    parser, commands = _parser()
+    parser, commands = cli_options.make_parser()
     options, unknown = parser.parse_known_args([text for text in arguments if not text.startswith("--gin.")])
     if unknown:
         flags = [flag for flag in commands[options.command]._option_string_actions if flag.startswith("--")]
@@ -112,84 +177,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"`t5x-mini show` reads no configuration: leave out --gin.{bindings[0]}.")
     options.bindings = bindings
     return options
-
-
-def _parser() -> tuple[_Parser, dict[str, _Parser]]:
-    parser = _Parser(
-        prog="t5x-mini",
-        description="Pretrains, finetunes and evaluates T5-style transformers.",
-        epilog="`t5x-mini <command> --help` has the options and examples. Where to begin:\n"
-        "  t5x-mini train --gin_file=gin/quickstart.gin",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"t5x-mini {__version__}")
-    choices = parser.add_subparsers(dest="command", metavar="<command>", required=True)
-    commands = {
-        name: choices.add_parser(
-            name,
-            help=summary,
-            description=description,
-            epilog=examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        for name, (summary, description, examples) in _COMMANDS.items()
-    }
-    for name in ("train", "eval", "infer"):
-        _add_run_options(commands[name])
-    commands["train"].add_argument(
-        "--dry_run", action="store_true", help="print the configuration and the number of parameters, and stop"
-    )
-    _add_mask_options(commands["show"])
-    return parser, commands
-
-
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a configuration; may be repeated, the later over the earlier. Looked for in the working directory, in "
-        "--gin_search_paths, and among those that come with the package (gin/quickstart.gin)",
-    )
-    # Taken out before argparse sees the line, for names with dots; here for --help.
-    parser.add_argument(
-        "--gin.NAME=VALUE",
-        dest="bindings",
-        action="store_true",
-        help="set a macro (--gin.BATCH_SIZE=32) or a field (--gin.TransformerConfig.emb_dim=256); may be repeated, "
-        "and wins over the files. A bare word is a string. gin/defaults.gin explains every macro",
-    )
-    parser.add_argument(
-        "--gin_search_paths",
-        dest="search_paths",
-        type=lambda paths: paths.split(","),
-        default=[],
-        metavar="FOLDER,...",
-        help="more folders to find gin files in",
-    )
-    parser.add_argument("--tfds_data_dir", metavar="FOLDER", help="where TensorFlow Datasets keeps its data")
-
-
-def _add_mask_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["masks"], help="what to draw")
-    parser.add_argument("--inputs", type=_length, default=5, metavar="N", help="tokens of the inputs (default: 5)")
-    parser.add_argument("--targets", type=_length, default=4, metavar="N", help="tokens of the targets (default: 4)")
-    parser.add_argument(
-        "--style",
-        choices=["matrix", "lines"],
-        default="matrix",
-        help="rows see columns, or nodes joined by lines as in the T5 paper (default: matrix)",
-    )
-    parser.add_argument("--output", default="masks.png", metavar="FILE", help="the PNG to write (default: masks.png)")
-
-
-def _length(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ _LENGTHS = ("not empty, with lengths above 0", lambda value: value and all(lengt
 _RANGES: dict[tuple[str, str], tuple[str, Callable[[Any], bool]]] = {
     ("FeedConfig", "batch_size"): _POSITIVE,
     ("FeedConfig", "task_feature_lengths"): _LENGTHS,
+    ("FeedConfig", "extra_ids"): _NOT_NEGATIVE,
     ("FeedConfig", "prefetch"): _NOT_NEGATIVE,
+    ("Mixture", "limit"): _POSITIVE,
+    ("Mixture", "temperature"): _POSITIVE,
     ("TransformerConfig", "dropout_rate"): _SHARE,
     ("LossConfig", "label_smoothing"): _SHARE,
     ("LossConfig", "z_loss"): _NOT_NEGATIVE,
@@ -62,17 +65,22 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def dataclass_choices(hint: Any) -> list[type]:
-    """The dataclasses that a field annotated with `hint` takes."""
-    return [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+    """The dataclasses that a field annotated with `hint` takes, alone or as items."""
+    if dataclasses.is_dataclass(hint):
+        return [hint]
+    return [choice for part in typing.get_args(hint) for choice in dataclass_choices(part)]
 
 
-def is_sequence(hint: Any) -> bool:
-    """Whether the field holds a tuple, for which a gin file may as well write a list."""
-    return any(typing.get_origin(member) is tuple for member in _members(hint))
+def takes_function(hint: Any) -> bool:
+    """Whether the field takes a function, which a gin file can't write."""
+    return any(typing.get_origin(member) is collections.abc.Callable for member in _members(hint))
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a literal from a gin file may stand in a field annotated with `hint`."""
+    """Whether a literal from a gin file may stand in a field annotated with `hint`.
+
+    In place of an instance of a dataclass that is yet to be made stands its class.
+    """
     return any(_fits_one(value, member) for member in _members(hint))
 
 
@@ -91,7 +99,7 @@ def check_together(config: Any, training: bool) -> None:
     """Checks of a whole `RunConfig` that no single field can answer.
 
     Raises UserError: for how long to train is said twice or (when `training`) never; the batch doesn't divide into
-    its microbatches; `pmap` with a mesh.
+    its microbatches; `pmap` with a mesh; SeqIO's cached tasks for a feed that doesn't read them.
     """
     absolute, relative = config.train.train_steps, config.train.train_steps_relative
     if absolute is not None and relative is not None:
@@ -107,6 +115,11 @@ def check_together(config: Any, training: bool) -> None:
     batch, parts = config.feed.batch_size, config.train.num_microbatches
     if batch % parts:
         raise UserError(f"BATCH_SIZE = {batch} can't be split into NUM_MICROBATCHES = {parts} equal parts.")
+    if config.feed.data_feed == "tokens" and config.feed.use_cached_tasks:
+        raise UserError(
+            "DATA_FEED = 'tokens' reads what `t5x-mini tokenize` wrote, and USE_CACHED_TASKS = True what SeqIO's cache "
+            "tool wrote: set USE_CACHED_TASKS = False, or DATA_FEED = 'seqio'."
+        )
     mesh = config.partitioning
     if mesh.kind == "pmap" and (mesh.fsdp, mesh.model) != (1, 1):
         raise UserError(
@@ -125,13 +138,13 @@ def _fits_one(value: object, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return any(type(value) is type(choice) and value == choice for choice in arguments)
-    if origin is tuple:
+    if origin in (tuple, collections.abc.Sequence):
         return isinstance(value, tuple | list) and all(fits(item, arguments[0]) for item in value)
     if origin is collections.abc.Mapping:
         return isinstance(value, Mapping) and all(
             fits(key, arguments[0]) and fits(item, arguments[1]) for key, item in value.items()
         )
-    return False
+    return value is hint
 
 
 def _describe_one(hint: Any) -> str:
@@ -142,6 +155,6 @@ def _describe_one(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return " or ".join(repr(choice) for choice in arguments)
-    if origin is tuple:
+    if origin in (tuple, collections.abc.Sequence):
         return f"a tuple, each item {describe(arguments[0])}"
     return f"a dict, each key {describe(arguments[0])} and each value {describe(arguments[1])}"

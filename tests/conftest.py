@@ -20,3 +20,13 @@ from jaxtyping import install_import_hook  # noqa: E402
 # Every annotation in these modules is an assertion about shapes and dtypes while the tests run.
 CHECKED = [f"t5x_mini.model.{module}" for module in ("attention", "decoding", "layers", "masks", "transformer")]
 install_import_hook([*CHECKED, "t5x_mini.train.loss"], "annotations.checked")
+
+# `make test` hands whole files to two processes in this order; the longest must not come last.
+LONGEST = ("test_end_to_end.py", "test_docs.py", "test_two_hosts.py", "test_evaluator.py", "test_partitioner.py")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)

@@ -1,12 +1,14 @@
 """Tests of t5x_mini/cli.py: what each command calls, and how mistakes are shown."""
 
+import os
+import shlex
 import subprocess
 import sys
 import types
 
 import pytest
 
-from t5x_mini import cli
+from t5x_mini import cli, cli_options
 
 RUN = ["--gin_file=gin/quickstart.gin", "--gin.MODEL_DIR=runs/x"]
 
@@ -19,14 +21,19 @@ def called(monkeypatch):
     def stand_in(module, *functions):
         fake = types.ModuleType(module)
         for name in functions:
-            setattr(fake, name, lambda *arguments, name=name: calls.append((name, *arguments)))
+            setattr(fake, name, lambda *arguments, name=name, **named: calls.append((name, *arguments, *named.items())))
         monkeypatch.setitem(sys.modules, module, fake)
 
     stand_in("t5x_mini.train.loop", "train", "dry_run")
     stand_in("t5x_mini.evaluate.evaluator", "evaluate")
     stand_in("t5x_mini.evaluate.infer", "infer")
     stand_in("t5x_mini.model.mask_figure", "draw_masks")
-    stand_in("seqio", "set_tfds_data_dir_override")
+    stand_in("t5x_mini.inspect.commands", "inspect_task", "inspect_run")
+    stand_in("t5x_mini.inspect.task_list", "list_tasks")
+    stand_in("t5x_mini.tokens.tokenize", "tokenize")
+    stand_in("t5x_mini.tasks.vocab_command", "vocab_command", "compare_command")
+    stand_in("seqio", "set_tfds_data_dir_override", "add_global_cache_dirs")
+    monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")  # put back after the commands that set it
     return calls
 
 
@@ -57,8 +64,22 @@ def test_search_paths_are_searched(called, tmp_path):
 
 def test_the_tfds_folder_is_set_before_the_command_runs(called):
     assert cli.main(["train", *RUN, "--tfds_data_dir=/data"]) == 0
-    assert [call[0] for call in called] == ["set_tfds_data_dir_override", "train"]
-    assert called[0][1] == "/data"
+    assert called[0] == ("set_tfds_data_dir_override", "/data")
+    assert called[-1][0] == "train"
+    assert os.environ["TFDS_DATA_DIR"] == "/data"
+
+
+@pytest.mark.parametrize("command", [["tokenize", "--task=a"], ["tasks"]])
+def test_the_tfds_folder_reaches_other_processes_without_seqio(called, command):
+    assert cli.main([*command, "--tfds_data_dir=/data"]) == 0
+    assert os.environ["TFDS_DATA_DIR"] == "/data"
+    assert [call[0] for call in called] == [{"tokenize": "tokenize", "tasks": "list_tasks"}[command[0]]]
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "infer"])
+def test_folders_of_cached_tasks_are_added(called, command):
+    assert cli.main([command, *RUN, "--seqio_additional_cache_dirs=/a,gs://b"]) == 0
+    assert called[0] == ("add_global_cache_dirs", ("/a", "gs://b"))
 
 
 def test_only_training_needs_a_number_of_steps(called, capsys):
@@ -74,6 +95,58 @@ def test_show_masks_draws(called, capsys):
     assert capsys.readouterr().out == "a.png\n"
 
 
+def test_tasks_lists_what_the_gin_files_define(called):
+    assert cli.main(["tasks", "--gin.my_text/PretrainingTask.files={'train': 'a.txt'}"]) == 0
+    ((name, feed),) = called
+    assert (name, [task.name for task in feed.tasks]) == ("list_tasks", ["my_text"])
+
+
+def test_inspect_looks_at_a_task(called):
+    assert cli.main(["inspect", "--task=mine", "--gin.VOCABULARY=bytes"]) == 0
+    chosen = ["--split=dev", "--architecture=causal_lm", "--examples=1", "--output=a.png"]
+    assert cli.main(["inspect", "--task=mine", "--gin_file=gin/quickstart.gin", *chosen]) == 0
+    (name, feed, *shown), (_, other, *chosen) = called
+    assert (name, feed.mixture_or_task_name, feed.vocabulary) == ("inspect_task", "mine", "bytes")
+    assert shown == [None, "train", 3, "lengths.png"]
+    assert (other.task_feature_lengths, chosen) == ({"inputs": 128, "targets": 29}, ["causal_lm", "dev", 1, "a.png"])
+
+
+def test_inspect_looks_at_a_step_of_a_run(called):
+    assert cli.main(["inspect", "--run=runs/x", "--step=0"]) == 0
+    assert called == [("inspect_run", "runs/x", 0)]
+
+
+def test_vocab_trains_on_a_task_or_on_files(called):
+    assert cli.main(["vocab", "--output=v.model", "--text", "a.txt", "b.txt", "--text=c.txt", "--size=300"]) == 0
+    kind = [("size", 300), ("model_type", "unigram"), ("byte_fallback", False)]
+    text = [("feed", None), ("task", None), ("text", ("a.txt", "b.txt", "c.txt"))]
+    assert called.pop() == ("vocab_command", "v.model", *text, *kind)
+    bpe = ["--model_type=bpe", "--byte_fallback"]
+    assert cli.main(["vocab", "--output=v.model", "--task=mine", "--gin_file=gin/quickstart.gin", *bpe]) == 0
+    ((_, _, (_, feed), *rest),) = called
+    kind = [("size", 32000), ("model_type", "bpe"), ("byte_fallback", True)]
+    assert (feed.mixture_or_task_name, rest) == ("mine", [("task", "mine"), ("text", ()), *kind])
+
+
+def test_vocab_compares_two(called):
+    assert cli.main(["vocab", "--compare", "docs_8k", "b.model", "--sentence=A house."]) == 0
+    assert cli.main(["vocab", "--compare", "docs_8k", "b.model", "--text", "a.txt"]) == 0
+    assert called == [
+        ("compare_command", "docs_8k", "b.model", ("text", ()), ("sentence", "A house.")),
+        ("compare_command", "docs_8k", "b.model", ("text", ("a.txt",)), ("sentence", None)),
+    ]
+
+
+def test_tokenize_takes_splits_workers_and_a_part_of_the_work(called):
+    assert cli.main(["tokenize", "--task=mine"]) == 0
+    chosen = ["--split=train,dev", "--workers=3", "--shard=1/4", "--output=out"]
+    assert cli.main(["tokenize", "--task=mine", *chosen]) == 0
+    (name, feed, task, *default), (_, _, _, *chosen) = called
+    assert (name, feed.mixture_or_task_name, task) == ("tokenize", "mine", "mine")
+    assert default == [("splits", None), ("workers", None), ("shard", None), ("output", None)]
+    assert chosen == [("splits", ("train", "dev")), ("workers", 3), ("shard", (1, 4)), ("output", "out")]
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [
@@ -87,6 +160,25 @@ def test_show_masks_draws(called, capsys):
         (["show", "masks", "--inputs=0"], "must be a whole number above 0, not 0"),
         (["show", "masks", "--style=line"], "'matrix'"),
         (["show", "masks", "--gin.BATCH_SIZE=4"], "`t5x-mini show` reads no configuration"),
+        (["inspect"], "Nothing to inspect. Write --task=NAME, or --run=FOLDER --step=K."),
+        (["inspect", "--task=a", "--step=3"], "--step=K is a step of a run: write --run=FOLDER too."),
+        (["inspect", "--run=runs/x"], "Which batch of runs/x? Write --step=K."),
+        (["inspect", "--run=runs/x", "--step=3", "--split=dev"], "rebuilt as the run made it: leave out --split."),
+        (["inspect", "--run=x", "--step=3", "--gin.BATCH_SIZE=4"], "leave out --gin.NAME=VALUE."),
+        (["inspect", "--run=x", "--step=-1"], "must be a whole number, 0 or more, not -1"),
+        (["inspect", "--task=a", "--architecture=decoder"], "'causal_lm'"),
+        (["vocab", "--output=v.model"], "trained on one of --task=NAME and --text FILE."),
+        (["vocab", "--output=v.model", "--task=a", "--text=b"], "trained on one of --task=NAME and --text FILE."),
+        (["vocab", "--text=b"], "Write --output=my_vocabulary.model."),
+        (["vocab", "--output=v", "--text=b", "--sentence=c"], "to compare two vocabularies on: leave out --sentence."),
+        (["vocab", "--output=v", "--text=b", "--gin.BATCH_SIZE=4"], "read as they are: leave out --gin.NAME=VALUE."),
+        (["vocab", "--compare", "a", "b", "--size=8"], "--compare trains nothing: leave out --size."),
+        (["vocab", "--compare", "a", "b", "--text=c", "--sentence=d"], "takes one of --text FILE and --sentence TEXT."),
+        (["vocab", "--compare", "a"], "expected 2 arguments"),
+        (["tokenize"], "--task"),
+        (["tokenize", "--task=a", "--shard=4/4"], "must be two whole numbers like 0/4, 1/4 up to 3/4, not 4/4"),
+        (["tokenize", "--task=a", "--workers=0"], "must be a whole number above 0, not 0"),
+        (["tokenize", "--task=a", "--gin.BATCH_SIZ=4"], "did you mean BATCH_SIZE?"),
         ([], "<command>"),
     ],
 )
@@ -117,15 +209,29 @@ def test_a_bug_keeps_its_traceback(called, monkeypatch):
         cli.main(["train", *RUN])
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "infer", "show"])
+@pytest.mark.parametrize("command", list(cli_options.COMMANDS))
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as left:
         cli.main([command, "--help"])
     assert left.value.code == 0
-    assert f"examples:\n  t5x-mini {command} " in capsys.readouterr().out
+    assert f"examples:\n  t5x-mini {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["trian"], ["--version"]])
+def test_the_examples_of_help_are_commands():
+    examples = [
+        shlex.split(line)[1:]
+        for _, _, text in cli_options.COMMANDS.values()
+        for line in text.splitlines()
+        if line.startswith("  t5x-mini")
+    ]
+    assert len(examples) > 15
+    for arguments in examples:
+        assert cli._parse(arguments).command == arguments[0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["tokenize", "--help"], ["trian"], ["--version"]]
+)
 def test_what_needs_no_arrays_imports_neither_tensorflow_nor_jax(arguments):
     program = (
         "import sys\nfrom t5x_mini import cli\n"

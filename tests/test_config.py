@@ -1,4 +1,4 @@
-"""Tests of t5x_mini/config.py and config_checks.py: what loads, and the words with which the rest is refused."""
+"""Tests of how gin is read and checked (config.py and what it stands on): what loads, and the words with the rest."""
 
 import dataclasses
 import re
@@ -8,6 +8,10 @@ import pytest
 
 from t5x_mini import config, config_checks, resources
 from t5x_mini.errors import UserError
+from t5x_mini.tasks import objective_mixtures
+from t5x_mini.tasks.definitions import Mixture, PretrainingTask, TextToTextTask
+from t5x_mini.tasks.objective_mixtures import ObjectiveMixture
+from t5x_mini.tasks.objectives import CausalLM, SpanCorruption
 
 RUN = ["MODEL_DIR=runs/x", "MIXTURE_OR_TASK_NAME=task", "TASK_FEATURE_LENGTHS={'inputs': 8}", "BATCH_SIZE=8"]
 RUN += ["TRAIN_STEPS=10"]
@@ -45,6 +49,11 @@ def test_every_macro_sets_the_field_that_it_names():
         "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 4},
         "TRAIN_STEPS": 77,
         "BATCH_SIZE": 24,
+        "VOCABULARY": "bytes",
+        "EXTRA_IDS": 12,
+        "GLUE_DIR": "tiny",
+        "DATA_FEED": "seqio",
+        "TOKENS_DIR": "g",
         "USE_CACHED_TASKS": True,
         "SHUFFLE_TRAIN_EXAMPLES": False,
         "PACK": True,
@@ -76,7 +85,8 @@ def test_every_macro_sets_the_field_that_it_names():
         "MESH_FSDP": 4,
         "MESH_MODEL": 8,
     }
-    run = config.load([], [f"{name}={value!r}" for name, value in values.items()])
+    objective = ["OBJECTIVE=@SpanCorruption()", "SpanCorruption.mean_span=5"]
+    run = config.load([], [*objective, *(f"{name}={value!r}" for name, value in values.items())])
     feed, model, loss, train = run.feed, run.model, run.loss, run.train
     assert (train.model_dir, train.train_steps, train.train_steps_relative) == ("runs/y", 77, None)
     assert (feed.mixture_or_task_name, feed.mixture_or_task_module) == ("other", "my.tasks")
@@ -84,6 +94,8 @@ def test_every_macro_sets_the_field_that_it_names():
     assert (feed.use_cached_tasks, feed.shuffle, feed.pack) == (True, False, True)
     assert (feed.loss_on_targets_only, feed.prefetch) == (False, 5)
     assert (feed.seed, train.random_seed) == (6, 6)
+    assert (feed.vocabulary, feed.extra_ids, feed.glue_dir) == ("bytes", 12, "tiny")
+    assert (feed.data_feed, feed.tokens_dir, feed.objective) == ("seqio", "g", SpanCorruption(mean_span=5))
     assert (model.dropout_rate, model.architecture, model.dtype) == (0.25, "causal_lm", "float32")
     assert (model.scan_layers, model.remat) == (False, "full")
     assert (loss.normalizing_factor, loss.label_smoothing, loss.z_loss) == (233472, 0.1, 0.5)
@@ -96,7 +108,8 @@ def test_every_macro_sets_the_field_that_it_names():
     assert (mesh.kind, mesh.data, mesh.fsdp, mesh.model) == ("mesh", 2, 4, 8)
     defaults = (resources.gin_root() / "defaults.gin").read_text()
     macros = set(re.findall(r"^([A-Z][A-Z_]+) = ", defaults, re.M))
-    assert macros == {*values, "TRAIN_STEPS_RELATIVE"}
+    assert macros == {*values, "OBJECTIVE", "TRAIN_STEPS_RELATIVE"}
+    assert config.load([], [*RUN, "DATA_FEED=tokens"]).feed.data_feed == "tokens"
     relative = config.load([], [*RUN, "TRAIN_STEPS=None", "TRAIN_STEPS_RELATIVE=5"])
     assert relative.train.train_steps_relative == 5
 
@@ -221,7 +234,15 @@ def test_what_is_not_gin_is_refused_with_its_line(write, text, line, shown):
         ("RunConfig.optimizer = @AdmW()\n", "there is no class AdmW; did you mean AdamW?"),
         ("BATCH_SIZE = %BATCHES\n", "the macro %BATCHES has no value"),
         ("BATCH_SIZE = %BATCH_SIZE\n", "BATCH_SIZE is defined by itself."),
-        ("eval/FeedConfig.pack = True\n", "scopes (eval/FeedConfig.pack) are not used here: write FeedConfig.pack."),
+        (
+            "eval/FeedConfig.pack = True\n",
+            "scopes (eval/FeedConfig.pack) are only for tasks and objectives: write FeedConfig.pack.",
+        ),
+        ("eval/BATCH_SIZE = 8\n", "scopes (eval/BATCH_SIZE) are only for tasks and objectives: write BATCH_SIZE."),
+        (
+            "RunConfig.optimizer = @a/AdamW()\n",
+            "scopes (@a/AdamW()) are only for tasks and objectives: write @AdamW().",
+        ),
         ("import my.tasks\n", "gin files don't import. Write MIXTURE_OR_TASK_MODULE = 'my.tasks'."),
     ],
 )
@@ -245,6 +266,8 @@ def test_an_unknown_name_of_the_command_line_is_refused_in_its_words():
         "train/utils.DatasetConfig.pack = True\n",
         "utils.DatasetConfig:\n  pack = True\n",
         "MODEL = @models.EncoderDecoderModel()\n",
+        "VOCABULARY = @seqio.SentencePieceVocabulary()\n",
+        "train/utils.DatasetConfig.pack = %PACK\n",
         "RunConfig.optimizer = @adafactor.Adafactor()\n",
         "USE_HARDWARE_RNG = True\n",
     ],
@@ -320,6 +343,7 @@ def test_settings_that_contradict_each_other_are_refused():
     assert microbatches == "BATCH_SIZE = 8 can't be split into NUM_MICROBATCHES = 3 equal parts."
     assert "PARTITIONING = 'pmap' copies the whole model" in _message([], [*RUN, "PARTITIONING=pmap", "MESH_FSDP=2"])
     assert config.load([], [*RUN, "PARTITIONING=pmap"]).partitioning.kind == "pmap"
+    assert "set USE_CACHED_TASKS = False" in _message([], [*RUN, "DATA_FEED=tokens", "USE_CACHED_TASKS=True"])
 
 
 @pytest.mark.parametrize("binding", ["BATCH_SIZE", "=5", "TASK_FEATURE_LENGTHS={'inputs': 8", "MODEL_DIR='runs"])
@@ -327,6 +351,244 @@ def test_a_malformed_binding_is_refused(binding):
     text = _message([], [*RUN, binding])
     assert text.startswith(f"--gin.{binding}: ")
     assert "--gin.NAME=VALUE" in text or "is a bracket or a quote left open?" in text
+
+
+# Tasks, which scopes name
+
+TEXT = """
+my_text/PretrainingTask.files = {'train': 'text/*.txt'}
+pairs/TextToTextTask:
+  files = {'train': ['a.tsv', 'b.tsv']}
+  inputs = 'translate: {en}'
+  targets = '{de}'
+  metrics = ['bleu']
+both/Mixture.tasks = {'my_text': 0.7, 'pairs': 3}
+"""
+
+
+def _from(*names):
+    """Bindings that give tasks a source."""
+    return [f"{name}/PretrainingTask.tfds=c4" for name in names]
+
+
+def _tasks(*bindings):
+    return config.load_feed([], bindings)[0].tasks
+
+
+def test_tasks_are_collected_in_their_order_under_the_names_of_their_scopes(write):
+    name = write(TEXT)
+    tasks = (
+        PretrainingTask(name="my_text", files={"train": "text/*.txt"}, field="body"),
+        TextToTextTask(
+            name="pairs",
+            files={"train": ("a.tsv", "b.tsv")},
+            inputs="translate: {en}",
+            targets="{de}",
+            metrics=("bleu",),
+        ),
+        Mixture(name="both", tasks={"my_text": 0.7, "pairs": 3}),
+    )
+    field = "my_text/PretrainingTask.field=body"
+    assert config.load([name], [*RUN, field]).feed.tasks == tasks
+    assert config.load_feed([name], [field])[0].tasks == tasks
+    assert config.load([], RUN).feed.tasks == ()
+
+
+def test_a_mixture_may_be_names_alone():
+    (mixture,) = _tasks("all/Mixture.tasks=['a', 'b']", "all/Mixture.limit=1000", "all/Mixture.temperature=2")
+    assert mixture == Mixture(name="all", tasks=("a", "b"), limit=1000, temperature=2)
+
+
+def test_squads_files_are_a_task_of_their_own_class():
+    (task,) = _tasks("mine/SquadTask.files={'train': 'train.json'}")
+    assert (type(task).__name__, task.name) == ("SquadTask", "mine")
+
+
+def test_an_objective_inside_a_task_takes_the_settings_of_its_scope_before_those_of_none():
+    tasks = _tasks(
+        *_from("a", "b", "c", "d"),
+        "a/PretrainingTask.objective=@SpanCorruption()",
+        "b/PretrainingTask.objective=@SpanCorruption()",
+        "c/PretrainingTask.objective=@r/SpanCorruption()",
+        "d/PretrainingTask.objective=%OBJECTIVE",
+        "SpanCorruption.mean_span=4",
+        "a/SpanCorruption.mean_span=5",
+        "r/SpanCorruption.noise_density=0.5",
+        "d/SpanCorruption.mean_span=6",
+    )
+    assert [task.objective for task in tasks] == [
+        SpanCorruption(mean_span=5),
+        SpanCorruption(mean_span=4),
+        SpanCorruption(noise_density=0.5, mean_span=4),
+        SpanCorruption(mean_span=6),
+    ]
+
+
+def test_a_scope_reaches_no_other_task_and_not_the_run():
+    feed, _ = config.load_feed(
+        [], [*_from("a"), "a/PretrainingTask.objective=@SpanCorruption()", "a/SpanCorruption.mean_span=5"]
+    )
+    assert feed.objective == SpanCorruption()
+    scoped, _ = config.load_feed([], ["OBJECTIVE=@a/SpanCorruption()", "a/SpanCorruption.mean_span=5"])
+    assert scoped.objective == SpanCorruption(mean_span=5)
+
+
+def test_a_task_without_an_objective_has_the_runs():
+    (task,) = _tasks("a/PretrainingTask.files={'train': 'x.txt'}")
+    assert task.objective is None
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("t/PretrainingTsk.files = {}", "there is no class PretrainingTsk; did you mean PretrainingTask?"),
+        ("t/PretrainingTask.fils = {}", "PretrainingTask has no field fils; did you mean files?"),
+        ("t/PretrainingTask.files = 'a.txt'", "t/PretrainingTask.files must be a dict, each key a string and each"),
+        ("t/PretrainingTask.name = 'u'", "the name of a task is its scope, here t: leave this line out."),
+        ("t/PretrainingTask.objective = @AdamW()\nt/PretrainingTask.tfds = 'x'", "must be @SpanCorruption() or "),
+        ("t/PretrainingTask.field = 'a'", "the task t has no source. Write for example t/PretrainingTask.files = "),
+        ("t/PretrainingTask.objective = @SpanCoruption()", "did you mean SpanCorruption?"),
+        ("t/TextToTextTask.write = 'f'", "TextToTextTask.write is a function, which only Python can give."),
+        ("t/Mixture.limit = 0", "t/Mixture.limit must be above 0, not 0"),
+        ("PretrainingTask.field = 'a'", "a PretrainingTask has its name in front: write for example my_task/Pretrain"),
+        ("a/b/PretrainingTask.field = 'a'", "a/b/PretrainingTask.field has more than one scope"),
+        ("FeedConfig.tasks = ()", "tasks are defined one by one: my_text/PretrainingTask.files = "),
+        ("OBJECTIVE = @a/b/SpanCorruption()", "@a/b/SpanCorruption() has more than one scope"),
+        (
+            "ObjectiveMixture.objectives = [@AdamW()]\nOBJECTIVE = @ObjectiveMixture()",
+            "must be a tuple, each item @Span",
+        ),
+        ("OBJECTIVE = @SpanCorruption", "OBJECTIVE (for FeedConfig.objective) must be "),
+    ],
+)
+def test_a_mistake_in_a_task_is_refused_with_its_line(write, text, expected):
+    message = _message([write(f"\n{text}\n")], RUN)
+    assert message.startswith("run.gin, line 2: ")
+    assert expected in message
+    assert message.endswith("\n    " + text.splitlines()[0])
+
+
+def test_a_misspelt_task_is_not_a_new_one(write):
+    name = write(TEXT)
+    text = _message([name], [*RUN, "my_txt/PretrainingTask.field=body"])
+    assert text.startswith(
+        "--gin.my_txt/PretrainingTask.field=body: the task my_txt has no source; did you mean my_text? "
+        "Write for example my_txt/PretrainingTask.files = {'train': 'text/*.txt'}."
+    )
+
+
+def test_a_name_has_one_class(write):
+    name = write("a/PretrainingTask.field = 'x'\na/Mixture.tasks = ('b',)\n")
+    assert "run.gin, line 2: a is a PretrainingTask already (run.gin, line 1)." in _message([name], RUN)
+
+
+def test_what_a_task_lacks_is_missing():
+    assert "These have no value: m/Mixture.tasks. " in _message([], [*RUN, "m/Mixture.limit=3"])
+
+
+def test_an_objectives_mistake_is_told_with_the_line_that_it_was_bound_in(write):
+    text = _message([write("\nMINE = -1\nSpanCorruption.mean_span = %MINE\n")], RUN)
+    assert text == "run.gin, line 2: SpanCorruption.mean_span must be positive; found -1. T5 uses 3.0.\n    MINE = -1"
+    name = write(
+        "a/PretrainingTask.tfds = 'x'\na/PretrainingTask.objective = @b/SpanCorruption()\n"
+        "b/SpanCorruption.noise_density = 2\n"
+    )
+    assert _message([name], RUN).startswith("run.gin, line 3: SpanCorruption.noise_density must lie between 0 and 1")
+
+
+MIXED = """
+r/SpanCorruption.mean_span = 3
+x/SpanCorruption.mean_span = 32
+long/ObjectiveMixture.objectives = (@x/SpanCorruption(), @CausalLM())
+ObjectiveMixture:
+  objectives = [@r/SpanCorruption(), @long/ObjectiveMixture()]
+  rates = [3, 1]
+OBJECTIVE = @ObjectiveMixture()
+"""
+
+
+def test_an_objective_may_hold_others_each_with_its_scope(write, capsys):
+    run = config.load([write(MIXED)], RUN)
+    inner = ObjectiveMixture(objectives=(SpanCorruption(mean_span=32), CausalLM()), rates=(3, 1))
+    assert run.feed.objective == ObjectiveMixture(objectives=(SpanCorruption(mean_span=3), inner), rates=(3, 1))
+    assert config.load([write(config.operative_config(), "config.gin")]) == run
+    assert capsys.readouterr().err == ""
+
+
+def test_an_objective_that_holds_itself_is_refused(write):
+    name = write("ObjectiveMixture.objectives = [@ObjectiveMixture()]\nOBJECTIVE = @ObjectiveMixture()\n")
+    assert _message([name], RUN).startswith("run.gin, line 1: @ObjectiveMixture() is part of itself.")
+
+
+def test_settings_of_objectives_are_no_mistake_when_a_later_file_chooses_another(write, capsys):
+    config.load([write(MIXED)], [*RUN, "OBJECTIVE=@CausalLM()"])
+    assert capsys.readouterr().err == ""
+    config.load([], [*RUN, *_from("a"), "UL2.random_roll=True", "a/PretrainingTask.objective=@PrefixLM()"])
+    expected = "UL2.random_roll has no effect, because UL2 is not used: OBJECTIVE is @SpanCorruption()."
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cls", objective_mixtures.OBJECTIVES)
+def test_every_objective_can_be_chosen(write, cls, capsys):
+    needed = ["ObjectiveMixture.objectives=[@PrefixLM()]"] if cls is ObjectiveMixture else []
+    run = config.load([], [*RUN, f"OBJECTIVE=@{cls.__name__}()", *needed])
+    assert type(run.feed.objective) is cls
+    assert config.load([write(config.operative_config(), "config.gin")]) == run
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "bindings, expected",
+    [
+        (
+            [*_from("text"), "txt/SpanCorruption.mean_span=5", "text/PretrainingTask.objective=@SpanCorruption()"],
+            "txt/SpanCorruption.mean_span has no effect, because no value is @txt/SpanCorruption(), and no task txt "
+            "has one; did you mean text?",
+        ),
+        (
+            ["t/SpanCorruption.mean_span=5", *_from("t")],
+            "no value is @t/SpanCorruption(), and no task t has one",
+        ),
+        (
+            ["SpanCorruption.mean_span=3", "OBJECTIVE=@r/SpanCorruption()", "r/SpanCorruption.mean_span=5"],
+            "SpanCorruption.mean_span has no effect, because every scope that is used binds its own.",
+        ),
+    ],
+)
+def test_a_scope_that_is_not_used_is_warned_about(capsys, bindings, expected):
+    for load in (config.load_feed, config.load):
+        load([], [*RUN, *bindings])
+        assert expected in capsys.readouterr().err
+
+
+def test_a_task_that_the_run_does_not_use_is_no_mistake(write, capsys):
+    config.load([write(TEXT)], RUN)
+    assert capsys.readouterr().err == ""
+
+
+# Feeds without a run
+
+
+def test_a_feed_needs_nothing_but_has_what_the_files_say(capsys):
+    feed, architecture = config.load_feed([])
+    assert (feed.mixture_or_task_name, feed.batch_size, architecture) == ("", 8, "encoder_decoder")
+    assert feed.task_feature_lengths == {"inputs": 512, "targets": 114}
+    feed, architecture = config.load_feed(
+        ["gin/quickstart.gin", "gin/architectures/causal_lm.gin"], ["AdamW.b1=0.5", "RANDOM_SEED=3"], task="mine"
+    )
+    assert (feed.mixture_or_task_name, feed.batch_size, architecture) == ("mine", 16, "causal_lm")
+    assert (feed.task_feature_lengths, feed.seed) == ({"inputs": 128, "targets": 29}, 3)
+    assert feed == dataclasses.replace(
+        config.load(["gin/quickstart.gin"], ["RANDOM_SEED=3"]).feed, mixture_or_task_name="mine"
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_a_feed_is_checked_as_a_run_is():
+    with pytest.raises(UserError, match="must be above 0, not 0"):
+        config.load_feed([], ["BATCH_SIZE=0"])
+    with pytest.raises(UserError, match="did you mean TRAIN_STEPS"):
+        config.load_feed([], ["TRAIN_STEPZ=5"])
 
 
 # Bindings that nothing uses
@@ -362,6 +624,32 @@ def test_the_operative_config_loads_to_an_equal_config(write, capsys, optimizer)
     run = config.load(files, ["MODEL_DIR=it's", "CLIP_GLOBAL_NORM=2.5", "TransformerConfig.mlp_activations=['relu']"])
     again = config.load([write(config.operative_config(), "config.gin")])
     assert again == run
+    assert capsys.readouterr().err == ""
+
+
+def test_the_operative_config_defines_the_same_tasks(write, capsys):
+    text = TEXT + "my_text/PretrainingTask.objective = @r/SpanCorruption()\nr/SpanCorruption.mean_span = 5\n"
+    text += "OBJECTIVE = @SpanCorruption()\nSpanCorruption.noise_density = 0.3\n"
+    text += "quoted/TextToTextTask:\n  files = {'train': 'it\\'s'}\n  inputs = 'two\\nlines \"{a}\"'\n"
+    run = config.load([write(text)], RUN)
+    assert config.load([write(config.operative_config(), "config.gin")]) == run
+    assert len(run.feed.tasks) == 4 and run.feed.tasks[0].objective.noise_density == 0.3
+    assert capsys.readouterr().err == ""
+
+
+def test_the_operative_config_holds_what_nothing_bound(write):
+    config.load([], RUN)
+    assert "  relpos_buckets = 32\n" in config.operative_config()
+    assert "\nSpanCorruption:\n  noise_density = 0.15\n" in config.operative_config()
+
+
+def test_an_objectives_settings_can_still_be_changed_after_the_operative_config(write, capsys):
+    config.load(
+        [], [*RUN, *_from("a"), "a/PretrainingTask.objective=@SpanCorruption()", "a/SpanCorruption.noise_density=0.5"]
+    )
+    name = write(config.operative_config(), "config.gin")
+    (task,) = config.load([name], ["SpanCorruption.mean_span=4"]).feed.tasks
+    assert task.objective == SpanCorruption(noise_density=0.5, mean_span=4)
     assert capsys.readouterr().err == ""
 
 

@@ -1,5 +1,6 @@
 """The command line from text to checkpoint, as a user runs it, on a corpus and a model that take seconds."""
 
+import dataclasses
 import json
 import random
 import re
@@ -21,7 +22,7 @@ from tiny_runs import TASKS, arrays, evaluation_rows, steps_on_disk, training_ro
 from t5x_mini import config
 from t5x_mini.evaluate import report
 from t5x_mini.model.config import ARCHITECTURES
-from t5x_mini.tasks import vocabularies
+from t5x_mini.tasks import registry
 from t5x_mini.train.metrics import read_metrics
 
 REPORTED = ("encoder_decoder", "causal_lm")  # one of each layout
@@ -247,10 +248,12 @@ def test_another_batch_size_is_refused(tiny, copied):
 
 
 def test_another_number_of_hosts_is_refused(tiny, copied):
-    position = copied / "checkpoints" / "30" / "position"
-    (position / "process_0-of-1").rename(position / "process_0-of-2")
+    mine = copied / "checkpoints" / "30" / "position" / "process_0-of-1"
+    of_two = mine.read_bytes().replace(b'"host_count": 1', b'"host_count": 2')
+    mine.rename(mine.with_name("process_0-of-2")).write_bytes(of_two)
     words = refused(tiny, copied)
-    assert "was saved by another number of hosts than the 1 here" in words
+    assert "host_count: 2 when it was saved, 1 now" in words
+    assert "DATA_FEED = 'tokens'" in words
     assert "INITIAL_CHECKPOINT_PATH" in words
 
 
@@ -489,17 +492,11 @@ def test_a_dry_run_makes_nothing(tiny, tmp_path):
 
 @pytest.fixture
 def c4(tiny, monkeypatch):
-    """C4 as TensorFlow Datasets describes it, with our sentences in it, and our vocabulary for T5's."""
-    from t5x_mini.tasks import corpora
-
-    task = seqio.TaskRegistry.get("c4_span_corruption")
-    vocabulary = vocabularies.sentencepiece_vocabulary(tiny.folder / "tiny.model")
-    features = {name: seqio.Feature(vocabulary, required=f.required) for name, f in task.output_features.items()}
+    """C4 as TensorFlow Datasets describes it, with our sentences in it."""
     # The real splits and their sizes are in the metadata that TensorFlow Datasets downloads.
-    source = seqio.TfdsDataSource(tfds_name=corpora.C4, splits={split: split for split in ("train", "validation")})
-    seqio.TaskRegistry.remove(task.name)
-    replaced = task.replace(output_features=features, source=source)
-    seqio.TaskRegistry.add_provider(task.name, replaced)
+    splits = {split: split for split in ("train", "validation")}
+    tasks = [dataclasses.replace(task, splits=splits) if task.tfds else task for task in registry.PRETRAINING]
+    monkeypatch.setattr(registry, "PRETRAINING", tasks)
     sentences = (tiny.folder / f"{TASKS[0]}_train.txt").read_text().splitlines()
     monkeypatch.setattr(seqio.TfdsDataSource, "num_input_examples", lambda self, split: len(sentences))
 
@@ -509,8 +506,6 @@ def c4(tiny, monkeypatch):
 
     with tfds.testing.mock_data(as_dataset_fn=documents):
         yield
-    seqio.TaskRegistry.remove(task.name)
-    seqio.TaskRegistry.add_provider(task.name, task)
 
 
 def test_pretrain_gin_is_t5s_recipe(c4, tmp_path):
@@ -529,13 +524,13 @@ def test_pretrain_gin_is_t5s_recipe(c4, tmp_path):
     assert not (tmp_path / "c4").exists()
 
 
-def test_pretrain_gin_runs_on_c4(c4, tmp_path):
+def test_pretrain_gin_runs_on_c4(c4, tiny, tmp_path):
     finished = tiny_runs.run(
         [
             *("train", "--gin_file=gin/runs/pretrain.gin", "--gin_file=gin/models/t5_1_1/tiny.gin"),
             *("--gin_file=gin/hardware/cpu.gin", f"--gin.MODEL_DIR={tmp_path / 'c4'}", "--gin.TRAIN_STEPS=3"),
             *("--gin.BATCH_SIZE=16", "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 14}"),
-            "--gin.EVAL_STEPS=1",
+            *("--gin.EVAL_STEPS=1", f"--gin.VOCABULARY={tiny.folder / 'tiny.model'}"),
         ]
     )
     assert finished.code == 0, finished.err

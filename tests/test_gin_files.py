@@ -8,6 +8,8 @@ import pytest
 
 from t5x_mini import cli, config, config_checks, resources
 from t5x_mini.model.config import ARCHITECTURES, TransformerConfig
+from t5x_mini.tasks import registry
+from t5x_mini.tasks.definitions import PretrainingTask
 
 ROOT = resources.gin_root()
 # Without defaults.gin, which comes before every other.
@@ -48,7 +50,7 @@ def test_begins_with_the_command_that_runs_it(name):
     if name.endswith("/family.gin"):
         assert "not run by itself" in head
     else:
-        assert re.search(rf"t5x-mini (train|eval|infer) .*(\\\n#.*)?--gin_file={name}", head)
+        assert re.search(rf"t5x-mini (train|eval|infer|tokenize) .*(\\\n#.*)?--gin_file={name}", head)
 
 
 def _commands(name):
@@ -65,6 +67,10 @@ def test_its_commands_load_and_the_file_has_its_say(name, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     for arguments in _commands(name):
         options = cli._parse(arguments)
+        if options.command in ("inspect", "tokenize"):
+            feed, _ = config.load_feed(options.gin_file, options.bindings, task=options.task)
+            assert options.task in registry.definitions(feed)
+            continue
         run = config.load(options.gin_file, options.bindings, training=options.command == "train")
         assert config.load([*options.gin_file, name], options.bindings) == run, "another file overrides it"
     assert capsys.readouterr().err == ""
@@ -97,6 +103,23 @@ def test_pretrain_is_the_recipe_of_t5_1_1():
     assert (run.schedule.base, run.schedule.warmup_steps) == (1.0, 10_000)
     assert (run.train.train_steps, run.model.dropout_rate, run.loss.z_loss) == (1_000_000, 0.0, 1e-4)
     assert run.model == TransformerConfig()
+
+
+def test_the_models_and_c4_have_t5s_vocabulary_and_the_quickstart_its_own():
+    t5 = "gs://t5-data/vocabs/cc_all.32000/sentencepiece.model"
+    sizes = [f"gin/models/{size}.gin" for size in SIZES]
+    for name in (*sizes, "gin/runs/pretrain.gin", "gin/tasks/c4.gin", "gin/tasks/span_corruption.gin"):
+        assert _load(name).feed.vocabulary == t5, name
+    assert _load("gin/quickstart.gin").feed.vocabulary == "docs_8k"
+
+
+def test_c4s_files_are_a_task_with_the_runs_objective():
+    feed = _load("gin/tasks/c4.gin").feed
+    (task,) = feed.tasks
+    assert feed.mixture_or_task_name == task.name
+    assert isinstance(task, PretrainingTask) and task.objective is None and task.field == "text"
+    assert set(task.files) == {"train", "validation"}
+    assert all(pattern.endswith(".json.gz") for pattern in task.files.values())
 
 
 def test_optimizer_files_choose_what_they_say():

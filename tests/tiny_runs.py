@@ -31,13 +31,20 @@ JAX_DEFAULTS = {"jax_disable_most_optimizations": False, "jax_persistent_cache_m
 _REGISTER = f"""
 import pathlib
 import seqio
-from t5x_mini.tasks import corpora, vocabularies
+from t5x_mini.tasks import vocabularies
+from t5x_mini.tasks.objectives import SpanCorruption
+from t5x_mini.tasks.seqio_tasks import apply_objective, tokenize
 
 folder = pathlib.Path(__file__).parent
-vocabulary = vocabularies.sentencepiece_vocabulary(folder / "tiny.model")
+feature = seqio.Feature(vocabularies.load(folder / "tiny.model").seqio())
 for name in {TASKS}:
     files = {{split: str(folder / f"{{name}}_{{split}}.txt") for split in ("train", "validation")}}
-    corpora.add_text_span_corruption_task(name, files, vocabulary)
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.TextLineDataSource(files),
+        preprocessors=[tokenize(), apply_objective(SpanCorruption())],
+        output_features={{"inputs": feature, "targets": feature}},
+    )
 seqio.MixtureRegistry.add({MIXTURE!r}, [(name, 1.0) for name in {TASKS}])
 """
 
@@ -160,7 +167,7 @@ def _write_corpus(folder: Path) -> None:
             lines = (" ".join(sentence(rng) for _ in range(6)) for _ in range(documents))
             (folder / f"{name}_{split}.txt").write_text("\n".join(lines))
     texts = [line for name in TASKS for line in (folder / f"{name}_train.txt").read_text().splitlines()]
-    vocabularies.train_vocabulary(texts, folder / "tiny", 150)
+    vocabularies.train(texts, folder / "tiny", size=150)
     (folder / f"{MODULE}.py").write_text(_REGISTER)
     (folder / "tiny.gin").write_text(_GIN)
 

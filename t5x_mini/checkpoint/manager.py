@@ -38,10 +38,10 @@ for _name in ("absl", "orbax"):  # Orbax reports every phase of every save, and 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint in memory; `position` is None where it was saved by another number of hosts."""
+    """A checkpoint in memory."""
 
     state: TrainState
-    position: bytes | None
+    position: bytes
     step: int
 
 

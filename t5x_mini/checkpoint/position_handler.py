@@ -1,4 +1,4 @@
-"""Lets Orbax save the data position: some bytes, another file for every host."""
+"""Lets Orbax save the data position: some bytes, a file for every host."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from etils import epath
 
 
 class PositionHandler(ocp.CheckpointHandler):
-    """Writes and reads `process_<i>-of-<n>`; every host its own."""
+    """Writes `process_<i>-of-<n>`, every host its own, and reads it back.
+
+    Where another number of hosts wrote, a host without a file reads the first host's: it is up to the feed whether that
+    one's place is everyone's (`Position.check`).
+    """
 
     def save(self, directory: epath.Path, args: PositionSave) -> None:
         _file(directory).write_bytes(args.data)
 
-    def restore(self, directory: epath.Path, args: PositionRestore | None = None) -> bytes | None:
-        """This host's bytes, or None where as many hosts did not write (the restored position would be another's)."""
+    def restore(self, directory: epath.Path, args: PositionRestore | None = None) -> bytes:
         path = _file(directory)
-        return path.read_bytes() if path.exists() else None
+        if not path.exists():
+            (path,) = directory.glob("process_0-of-*")
+        return path.read_bytes()
 
 
 def _file(directory: epath.Path) -> epath.Path:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_mini.feed import feeds
 from t5x_mini.train import metrics
 from t5x_mini.train.loss import normalizer
 from t5x_mini.train.run import Run
@@ -62,13 +63,10 @@ class HeldOut:
 
 def read_held_out(run: Run, split: str, max_batches: int | None) -> dict[str, list[HostBatch]]:
     """This host's rows of the first `max_batches` batches of every task that has the split, by task."""
-    from t5x_mini.feed import seqio_feed  # TensorFlow: only where a task is read
-
     config = dataclasses.replace(run.config.feed, batch_size=run.eval_rows)
-    tasks = seqio_feed.tasks_with_split(config.mixture_or_task_name, config.mixture_or_task_module, split)
     batches = {}
-    for task in tasks:
-        feed = seqio_feed.SeqioFeed(
+    for task in feeds.tasks_with_split(config, split):
+        feed = feeds.make_feed(
             dataclasses.replace(config, mixture_or_task_name=task),
             run.config.model.architecture,
             split=split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -15,6 +16,7 @@ from t5x_mini.errors import UserError
 from t5x_mini.evaluate.checkpoint_params import restore_params
 from t5x_mini.evaluate.held_out import read_held_out
 from t5x_mini.evaluate.report import split_row
+from t5x_mini.feed import feeds
 from t5x_mini.model import decoding
 from t5x_mini.train.run import assemble
 
@@ -27,8 +29,6 @@ def infer(config: RunConfig) -> list[pathlib.Path]:
     Raises:
         UserError: for packed rows, several hosts, or where there is no checkpoint.
     """
-    from t5x_mini.feed import seqio_feed  # TensorFlow: only where a task is read
-
     if config.feed.pack:
         raise UserError("`infer` decodes one example a row, but PACK is True; write --gin.PACK=False")
     if jax.process_count() > 1:
@@ -40,7 +40,7 @@ def infer(config: RunConfig) -> list[pathlib.Path]:
     decode = jax.jit(functools.partial(decoding.greedy, config=run.config.model))
     files = []
     for task, batches in read_held_out(run, config.evaluate.split, config.train.eval_steps).items():
-        vocabulary = seqio_feed.task_vocabulary(task, config.feed.mixture_or_task_module)
+        vocabulary = feeds.vocabulary(dataclasses.replace(config.feed, mixture_or_task_name=task))
         files.append(folder / f"{task}-{step}.jsonl")
         with files[-1].open("w", encoding="utf-8") as out:
             for batch in tqdm.tqdm(batches, desc=task, unit=" batches"):

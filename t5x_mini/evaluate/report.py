@@ -16,11 +16,16 @@ import jax
 import numpy as np
 
 from t5x_mini.evaluate.held_out import HeldOut, HostBatch
+from t5x_mini.feed import feeds
 from t5x_mini.model import decoding
 from t5x_mini.train.run import Run
 
 if TYPE_CHECKING:
     import seqio
+
+    from t5x_mini.tasks import vocabularies
+
+    Vocabulary = vocabularies.Vocabulary | seqio.Vocabulary
 
 EOS_ID = decoding.EOS_ID
 UNIGRAM_BATCHES = 400  # to count words in: a million tokens at the quickstart's sizes, so smoothing hardly matters
@@ -33,16 +38,15 @@ Spans = dict[int, list[int]]
 
 def closing_report(run: Run, params: Mapping[str, jax.Array], held_out: HeldOut | None) -> str:
     """The text printed at the end of a run; for several tasks, of the first."""
-    from t5x_mini.feed import seqio_feed  # TensorFlow: only where a task is read
-
     if held_out is None:
         return "No closing report: there is no held-out text (EVAL_PERIOD is 0, or the task has no such split)."
     if jax.process_count() > 1:
         return "No closing report: it is for runs on one host."
     if run.config.feed.pack:
         return "No closing report: rows are packed (PACK = True), and swapping inputs would cross their examples."
-    feed = run.config.feed
-    vocabulary = seqio_feed.task_vocabulary(feed.mixture_or_task_name, feed.mixture_or_task_module)
+    if "inputs" not in run.config.feed.task_feature_lengths:
+        return "No closing report: it compares a model with itself on other inputs, and this task has targets alone."
+    vocabulary = feeds.vocabulary(run.config.feed)
     task, batches = next(iter(held_out.batches.items()))
     is_word = word_ids(vocabulary.vocab_size, vocabulary.extra_ids)
     batches = [real_words_only(batch, is_word) for batch in batches]
@@ -117,11 +121,9 @@ def parse_spans(targets: Sequence[int], sentinels: range) -> Spans:
 
 def _word_counts(run: Run, is_word: np.ndarray) -> np.ndarray:
     """How often each word piece occurs in training text, inputs and targets."""
-    from t5x_mini.feed import seqio_feed
-
     feed = dataclasses.replace(run.config.feed, batch_size=run.eval_rows)
     counts = np.zeros(len(is_word), np.int64)
-    train = seqio_feed.SeqioFeed(feed, run.config.model.architecture)
+    train = feeds.make_feed(feed, run.config.model.architecture)
     for batch in itertools.islice(train, UNIGRAM_BATCHES):
         for name in ("encoder_input_tokens", "decoder_target_tokens"):
             if name in batch:
@@ -129,9 +131,7 @@ def _word_counts(run: Run, is_word: np.ndarray) -> np.ndarray:
     return counts * is_word
 
 
-def _samples(
-    run: Run, params: Mapping[str, jax.Array], batches: list[HostBatch], vocabulary: seqio.Vocabulary
-) -> list[str]:
+def _samples(run: Run, params: Mapping[str, jax.Array], batches: list[HostBatch], vocabulary: Vocabulary) -> list[str]:
     """A few sentences: as masked, what the model writes for each span, what stood there; if there are any."""
     sentinels = range(vocabulary.vocab_size - vocabulary.extra_ids, vocabulary.vocab_size)
     decode = jax.jit(functools.partial(decoding.greedy, config=run.config.model))
@@ -169,12 +169,12 @@ def split_row(batch: HostBatch, row: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _input_lengths(batch: HostBatch) -> np.ndarray:
     """Input tokens at the start of each decoder-only row; the marked prefix is one longer (`masks.decoder_mask`)."""
+    if "decoder_causal_attention" not in batch:  # plain language modelling
+        return np.zeros(len(batch["decoder_target_tokens"]), int)
     return np.maximum(batch["decoder_causal_attention"].sum(axis=1) - 1, 0)
 
 
-def _masked_sentence(
-    inputs: np.ndarray, sentinels: range, vocabulary: seqio.Vocabulary
-) -> tuple[str, list[int]] | None:
+def _masked_sentence(inputs: np.ndarray, sentinels: range, vocabulary: Vocabulary) -> tuple[str, list[int]] | None:
     """The first whole sentence of a masked text that has spans in it: its text, and their sentinels in order."""
     found: list[int] = []
     text = ""
@@ -194,12 +194,12 @@ def _masked_sentence(
     return None
 
 
-def _filled(sentinels: Sequence[int], spans: Spans, vocabulary: seqio.Vocabulary) -> str:
+def _filled(sentinels: Sequence[int], spans: Spans, vocabulary: Vocabulary) -> str:
     texts = (vocabulary.decode(spans.get(sentinel, [])).strip() for sentinel in sentinels)
     return "   ".join(f"[{position}] {text or '(nothing)'}" for position, text in enumerate(texts, start=1))
 
 
-def _text_after_a_word(tokens: list[int], vocabulary: seqio.Vocabulary) -> str:
+def _text_after_a_word(tokens: list[int], vocabulary: Vocabulary) -> str:
     """The text of tokens in the middle of a row: decoded alone, they would lose a space in front."""
     anchor = vocabulary.encode("a")
     return vocabulary.decode([*anchor, *tokens]).removeprefix(vocabulary.decode(anchor))

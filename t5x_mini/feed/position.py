@@ -60,7 +60,7 @@ class Position:
         """Raises UserError unless this position belongs to the stream with that fingerprint.
 
         tf.data does not check: a state from another batch size hangs or crashes, one from another seed or another
-        number of hosts silently repeats data.
+        number of hosts silently repeats data. The token feed's fingerprint knows nothing of hosts.
         """
         absent = "absent"
         differences = [
@@ -69,9 +69,13 @@ class Position:
             if self.fingerprint.get(name, absent) != fingerprint.get(name, absent)
         ]
         if differences:
+            hosts = {stream.get("host_count", absent) for stream in (self.fingerprint, fingerprint)}
+            tokens = ""
+            if len(hosts) > 1 and absent not in hosts:
+                tokens = " Only a run with DATA_FEED = 'tokens' can go on with another number of hosts."
             raise UserError(
                 "The saved data position belongs to another stream of batches:\n"
                 + "\n".join(differences)
-                + "\nTo continue that run, go back to the same values. To read the data from its start, set a new "
-                "MODEL_DIR; INITIAL_CHECKPOINT_PATH = the old checkpoint keeps its parameters."
+                + f"\nTo continue that run, go back to the same values.{tokens} To read the data from its start, set a "
+                "new MODEL_DIR; INITIAL_CHECKPOINT_PATH = the old checkpoint keeps its parameters."
             )

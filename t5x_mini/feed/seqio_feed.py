@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import functools
 import hashlib
-import importlib
 import os
-import sys
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ import numpy as np
 from t5x_mini.errors import UserError
 from t5x_mini.feed.batch import check_feature_lengths
 from t5x_mini.feed.config import FeedConfig
+from t5x_mini.feed.convert import convert
 from t5x_mini.feed.position import Position
 from t5x_mini.feed.quiet import hold_back_stderr
 from t5x_mini.model.config import ARCHITECTURES
@@ -24,70 +24,17 @@ with hold_back_stderr():
     import seqio
     import tensorflow as tf
 
-    import t5x_mini.tasks.corpora  # noqa: F401  (registers the built-in tasks)
+    from t5x_mini.feed.seqio_lookup import (
+        Provider,
+        load_task,
+        model_vocab_size,
+        task_vocabulary,
+        tasks_with,
+        tasks_with_split,
+    )
+    from t5x_mini.tasks import seqio_sources
 
-    # TensorFlow would otherwise take the GPU memory that JAX needs.
-    tf.config.set_visible_devices([], "GPU")
-
-Provider = seqio.Task | seqio.Mixture
-
-
-def load_task(name: str, module: str | None = None) -> Provider:
-    """The SeqIO task or mixture of that name, after importing `module`, which may register it.
-
-    Raises UserError if the module cannot be imported or nothing has that name.
-    """
-    if module is not None:
-        _import_task_module(module)
-    registered = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
-    if name not in registered:
-        closest = difflib.get_close_matches(str(name), registered, n=3, cutoff=0.5)
-        known = f"The closest names: {', '.join(closest)}." if closest else f"Registered: {', '.join(registered)}."
-        raise UserError(
-            f"There is no SeqIO task or mixture named {name!r}. {known} Set MIXTURE_OR_TASK_NAME to a registered "
-            "name, and MIXTURE_OR_TASK_MODULE to the Python module that registers it if it is one of your own."
-        )
-    return seqio.get_mixture_or_task(name)
-
-
-def _import_task_module(module: str) -> None:
-    # A console script, unlike `python -m`, does not find modules in the directory it is started from.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"MIXTURE_OR_TASK_MODULE = {module!r} cannot be imported: {error}. Write the module as in an import "
-            f"statement (my_tasks, not my_tasks.py); it must be installed, on PYTHONPATH, or in {os.getcwd()}."
-        ) from error
-
-
-def tasks_with_split(name: str, module: str | None, split: str) -> list[str]:
-    """The task of that name, or the tasks of that mixture, which have the split. Raises what `load_task` raises."""
-    return [task.name for task in _tasks_with(load_task(name, module), split)]
-
-
-def task_vocabulary(name: str, module: str | None = None) -> seqio.Vocabulary:
-    """The vocabulary of the task's targets. Raises what `load_task` raises."""
-    return load_task(name, module).output_features["targets"].vocabulary
-
-
-def model_vocab_size(vocabulary: seqio.Vocabulary) -> int:
-    """Rows of the embedding: the vocabulary's size, sentinels included, rounded up to a multiple of 128.
-
-    The matrix product with the vocabulary then splits evenly over devices: 32,100 becomes T5's 32,128.
-    Raises UserError if the vocabulary's file cannot be read.
-    """
-    try:
-        size = vocabulary.vocab_size
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"The task's vocabulary cannot be read: {' '.join(str(error).split())}. A gs:// path needs the network; "
-            "without it, choose a task whose vocabulary is a local file. (To look at a configuration alone, with "
-            "--dry_run, say the model's size: --gin.TransformerConfig.vocab_size=32128 for T5's.)"
-        ) from error
-    return -(-size // 128) * 128
+__all__ = ["SeqioFeed", "feature_converter", "load_task", "model_vocab_size", "task_vocabulary", "tasks_with_split"]
 
 
 def feature_converter(provider: Provider, config: FeedConfig, architecture: str) -> seqio.FeatureConverter:
@@ -157,12 +104,13 @@ class SeqioFeed(Iterator[dict[str, np.ndarray]]):
                 "each of which reads an equal share of the rows."
             )
         self._config = config
+        self._architecture = architecture
         self._split = split
         self._repeat = repeat
         self._host_index = host_index
         self._host_count = host_count
         self._snapshot_every = snapshot_every
-        self._provider = load_task(config.mixture_or_task_name, config.mixture_or_task_module)
+        self._provider = load_task(config)
         self._converter = feature_converter(self._provider, config, architecture)
         self._shuffle = config.shuffle and repeat
         _check_readable(self._provider, config, split, shuffle=self._shuffle)
@@ -190,7 +138,10 @@ class SeqioFeed(Iterator[dict[str, np.ndarray]]):
         self._batches_after_snapshot = 0
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
+        with _errors_for_people():
+            batch = {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
+        if not self._config.pack:
+            batch = self._converted(batch)
         self._batches_after_snapshot += 1
         if self._snapshot_every is not None and self._batches_after_snapshot >= self._snapshot_every:
             self._take_snapshot()
@@ -228,14 +179,35 @@ class SeqioFeed(Iterator[dict[str, np.ndarray]]):
 
     def _batches(self) -> tf.data.Dataset:
         examples = self._examples(shuffle=self._shuffle, epochs=None if self._repeat else 1)
-        rows = self._converter(examples, dict(self._config.task_feature_lengths))
-        if self._repeat:
-            batches = rows.batch(self._config.batch_size // self._host_count, drop_remainder=True)
+        size = self._config.batch_size // (self._host_count if self._repeat else 1)
+        if self._config.pack:
+            batches = self._packed(examples).batch(size, drop_remainder=self._repeat)
         else:
-            batches = rows.batch(self._config.batch_size)
+            batches = self._only_features(examples).padded_batch(size, drop_remainder=self._repeat)
         options = tf.data.Options()
         options.deterministic = True  # some sources (TFDS) trade the order for speed
         return batches.with_options(options)
+
+    def _only_features(self, examples: tf.data.Dataset) -> tf.data.Dataset:
+        """Without what only people and postprocessors read."""
+        names = set(examples.element_spec) & {*self._converter.TASK_FEATURES, "loss_weights"}
+        if names == set(examples.element_spec):
+            return examples
+        return examples.map(lambda example: {name: example[name] for name in names}, tf.data.AUTOTUNE)
+
+    def _packed(self, examples: tf.data.Dataset) -> tf.data.Dataset:
+        """Rows of the model's features, each with several examples, by SeqIO's converter."""
+        lengths = dict(self._config.task_feature_lengths)
+        if "loss_weights" not in examples.element_spec:
+            return self._converter(examples, lengths)
+        rows = self._converter(examples.map(_mark_tokens_without_loss, tf.data.AUTOTUNE), lengths)
+        return rows.map(_marks_to_weights, tf.data.AUTOTUNE)
+
+    def _converted(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A batch of examples as the model's features: what SeqIO's converter makes one by one, in less time."""
+        lengths = self._config.task_feature_lengths
+        fitted = {name: _fit(rows, lengths.get(name, lengths["targets"])) for name, rows in batch.items()}
+        return convert(fitted, self._architecture, lengths, loss_on_targets_only=self._config.loss_on_targets_only)
 
     def _examples(self, *, shuffle: bool, epochs: int | None) -> tf.data.Dataset:
         sharded = self._repeat and self._host_count > 1
@@ -247,11 +219,14 @@ class SeqioFeed(Iterator[dict[str, np.ndarray]]):
             num_epochs=epochs,
             shard_info=seqio.ShardInfo(self._host_index, self._host_count) if sharded else None,
             seed=self._config.seed,
+            trim_output_features=self._config.pack,  # else whole batches are cut, after tf.data
         )
 
     def _refuse_empty_split(self) -> None:
         """A stream that repeats nothing would wait forever for its first example."""
-        if next(iter(self._examples(shuffle=False, epochs=1)), None) is None:
+        with _errors_for_people():
+            first = next(iter(self._examples(shuffle=False, epochs=1)), None)
+        if first is None:
             share = f" for host {self._host_index} of {self._host_count}" if self._host_count > 1 else ""
             raise UserError(
                 f"The split {self._split!r} of {self._config.mixture_or_task_name!r} has no examples{share}: its "
@@ -280,6 +255,38 @@ class SeqioFeed(Iterator[dict[str, np.ndarray]]):
         self._batches_after_snapshot = 0
 
 
+# Above every token id.
+_MARK = 1 << 24
+
+
+def _mark_tokens_without_loss(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Writes the loss weights into the tokens: SeqIO's converters move and pack tokens, and know nothing of weights."""
+    return {**example, "targets": example["targets"] + (1 - example["loss_weights"]) * _MARK}
+
+
+def _marks_to_weights(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    has_loss = tf.cast(row["decoder_target_tokens"] < _MARK, tf.int32)
+    tokens = {name: row[name] % _MARK for name in ("decoder_target_tokens", "decoder_input_tokens")}
+    return {**row, **tokens, "decoder_loss_weights": row["decoder_loss_weights"] * has_loss}
+
+
+def _fit(rows: np.ndarray, length: int) -> np.ndarray:
+    rows = rows[:, :length]
+    return np.pad(rows, ((0, 0), (0, length - rows.shape[1])))
+
+
+@contextlib.contextmanager
+def _errors_for_people() -> Iterator[None]:
+    """Takes a UserError that was raised inside tf.data out of TensorFlow's account of it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(r"UserError: (.*?)\s*(?:\nTraceback |$)", error.message, re.DOTALL)
+        if found is None:
+            raise
+        raise UserError(found[1]) from error
+
+
 def _serialize(iterator: tf.data.Iterator) -> bytes:
     refuse_what_cannot_be_saved = 2  # tf.data's ExternalStatePolicy FAIL; the default leaves it out
     state = tf.raw_ops.SerializeIterator(
@@ -301,7 +308,7 @@ def _check_readable(provider: Provider, config: FeedConfig, split: str, *, shuff
             f"{provider.name!r} has no split {split!r}; it has {', '.join(sorted(provider.splits))}. "
             "A run trains on `train`; `eval` and `infer` take another one."
         )
-    for task in _tasks_with(provider, split):
+    for task in tasks_with(provider, split):
         if config.use_cached_tasks and task.supports_caching and not task.cache_dir:
             raise UserError(
                 f"USE_CACHED_TASKS is True, but the task {task.name!r} has no cache in any of "
@@ -331,16 +338,17 @@ def _source_files(provider: Provider, config: FeedConfig, split: str) -> str:
     """A digest of the paths and sizes of the files behind the split; tf.data's state points into them."""
     if config.use_cached_tasks:
         return "cached"
-    files = [
-        file
-        for task in _tasks_with(provider, split)
-        if isinstance(task.source, seqio.FileDataSource)
-        for file in sorted(task.source.list_shards(split))
-    ]
-    sizes = [os.path.getsize(file) if os.path.exists(file) else "remote" for file in files]
-    digest = hashlib.sha256("\n".join(f"{file} {size}" for file, size in zip(files, sizes, strict=True)).encode())
+    files = {file for task in tasks_with(provider, split) for file in _files(task.source, split)}
+    digest = hashlib.sha256("\n".join(f"{path} {size}" for path, size in sorted(files)).encode())
     return f"{len(files)} files ({digest.hexdigest()[:12]})"
 
 
-def _tasks_with(provider: Provider, split: str) -> list[seqio.Task]:
-    return [task for task in seqio.get_subtasks(provider) if split in task.splits]
+def _files(source: seqio.DataSource, split: str) -> list[tuple[str, str]]:
+    """(name, size) of the source's files, or of their parts."""
+    if isinstance(source, seqio_sources.RowsSource):
+        return [(shard.name, str(shard.size_bytes)) for shard in source.shards(split)]
+    if not isinstance(source, seqio.FileDataSource):
+        return []
+    return [
+        (file, str(os.path.getsize(file)) if os.path.exists(file) else "remote") for file in source.list_shards(split)
+    ]

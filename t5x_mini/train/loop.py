@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from t5x_mini import config as config_module
-from t5x_mini.errors import UserError
+from t5x_mini.feed import feeds
 from t5x_mini.feed.batch import Prefetcher, prefetch
 from t5x_mini.feed.position import Position
 from t5x_mini.train import metrics
@@ -112,13 +112,6 @@ class _Training:
         step = self.checkpoints.latest_step()
         if step is not None:
             state, position = self._restore(self.checkpoints, step)
-            if position is None:
-                raise UserError(
-                    f"{self._checkpoint(step)} was saved by another number of hosts than the {jax.process_count()} "
-                    "here, and every host had its own place in the data. Resume with as many hosts. To read the data "
-                    "from its start, set a new MODEL_DIR; INITIAL_CHECKPOINT_PATH = the old checkpoint keeps its "
-                    "parameters."
-                )
             self._say(f"resuming from step {step} in {self.folder}")
             return state, position
         initial = self.config.train.initial_checkpoint_path
@@ -132,16 +125,14 @@ class _Training:
         self._say(f"starting from step {step} of {run_dir}, with its optimiser state; the data starts anew")
         return state, None
 
-    def _restore(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, bytes | None]:
+    def _restore(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, bytes]:
         restored = checkpoints.restore(
             step, self.assembled.shapes, self.assembled.shardings, self.config.model, self.assembled.partitioner
         )
         return restored.state, restored.position
 
     def _feed(self, position: bytes | None):
-        from t5x_mini.feed.seqio_feed import SeqioFeed  # TensorFlow: only where a task is read
-
-        feed = SeqioFeed(
+        feed = feeds.make_feed(
             self.config.feed,
             self.config.model.architecture,
             host_index=jax.process_index(),
@@ -150,6 +141,8 @@ class _Training:
         )
         if position is not None:
             feed.restore(Position.from_bytes(position))
+        if self.config.feed.data_feed == "tokens":
+            self._say("\n".join(feed.describe()))
         return feed
 
     def _compile(self):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from t5x_mini.errors import UserError
+from t5x_mini.feed import feeds
 from t5x_mini.feed.batch import feature_shapes
 from t5x_mini.parallel.partitioner import Partitioner, make_partitioner
 from t5x_mini.train import loss, schedules, state
@@ -63,7 +64,8 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     partitioner = make_partitioner(config.partitioning, devices)
     _check_batch(config, partitioner)
     if config.model.vocab_size is None:  # after all that can be refused without importing TensorFlow
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=_vocab_size(config)))
+        vocab_size = feeds.model_vocab_size(config.feed)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
     total_steps = _total_steps(config)
     config = dataclasses.replace(config, schedule=schedules.resolve(config.schedule, total_steps))
     shapes = jax.eval_shape(lambda: state.create(config.model, config.optimizer, config.train))
@@ -83,13 +85,6 @@ def _check_folders(config: RunConfig) -> None:
                 f"{macro} is {folder}, but metrics and plots cannot be written to an object store yet; write a local "
                 "folder, or one where the store is mounted (with gcsfuse, say)"
             )
-
-
-def _vocab_size(config: RunConfig) -> int:
-    from t5x_mini.feed import seqio_feed  # TensorFlow: only where a task is read
-
-    vocabulary = seqio_feed.task_vocabulary(config.feed.mixture_or_task_name, config.feed.mixture_or_task_module)
-    return seqio_feed.model_vocab_size(vocabulary)
 
 
 def _total_steps(config: RunConfig) -> int:

@@ -1,5 +1,7 @@
 """What `eval` refuses; what it measures is in test_end_to_end.py, beside the run that made the checkpoint."""
 
+import json
+
 import pytest
 import tiny_runs
 
@@ -43,3 +45,28 @@ def test_eval_needs_no_number_of_steps(tiny, run_dir):
     assert finished.code == 0, finished.err
     assert "step 1: " in finished.out
     assert (run_dir / "eval").is_dir()
+
+
+def test_answers_are_scored_by_the_tasks_metrics(tiny, tmp_path):
+    file = tmp_path / "rows.tsv"
+    file.write_text("side\tscore\n" + "".join(f"turn {side}\t{side}.0\n" for side in range(20)))
+    task = {
+        "MODEL_DIR": str(tmp_path / "run"),
+        "MIXTURE_OR_TASK_MODULE": None,
+        "MIXTURE_OR_TASK_NAME": "turns",
+        "VOCABULARY": str(tiny.folder / "tiny.model"),
+        "turns/TextToTextTask.files": {"train": str(file), "validation": str(file)},
+        "turns/TextToTextTask.inputs": "{side}",
+        "turns/TextToTextTask.targets": "{score}",
+        "turns/TextToTextTask.postprocessor": "float",
+        "turns/TextToTextTask.metrics": ["exact_match", "pearson"],
+    }
+    finished = tiny.run("train", TRAIN_STEPS=1, **task)
+    assert finished.code == 0, finished.err
+    finished = tiny.run("eval", **task)
+    assert finished.code == 0, finished.err
+    # After one step the model writes the same to all rows, which is no number: nothing is right, nothing correlates.
+    assert "step 1: turns, validation: answers: exact_match 0.00, pearson_corrcoef nan" in finished.out
+    saved = json.loads((tmp_path / "run" / "eval" / "validation-1.json").read_text())
+    assert saved["metrics"] == {"turns": {"exact_match": 0.0, "pearson_corrcoef": None}}
+    assert saved["tasks"]["turns"]["loss_per_nonpadding_target_token"] > 0

@@ -13,7 +13,7 @@ SENTINELS = range(96, 100)
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    return vocabularies.default_vocabulary()
+    return vocabularies.load("docs_8k")
 
 
 def test_word_ids():

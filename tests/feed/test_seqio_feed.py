@@ -1,5 +1,6 @@
 """The SeqIO feed on toy tasks: features, shards, and exact resumption."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -16,7 +17,7 @@ from t5x_mini.feed.batch import feature_shapes, prefetch
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.position import Position
 from t5x_mini.feed.seqio_feed import SeqioFeed, load_task, model_vocab_size, task_vocabulary
-from t5x_mini.tasks import corpora
+from t5x_mini.tasks.definitions import PretrainingTask
 
 ROOT = Path(__file__).parents[2]
 BOTH = {"inputs": 12, "targets": 10}
@@ -103,6 +104,20 @@ def test_plain_language_modelling_has_loss_on_every_token():
     np.testing.assert_array_equal(batch["decoder_loss_weights"], batch["decoder_target_tokens"] != 0)
 
 
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("architecture", ["encoder_decoder", "prefix_lm", "causal_lm"])
+def test_loss_weights_of_a_task_stay_with_their_tokens(architecture, pack):
+    batch = next(make_feed("toy_weighted", architecture, pack=pack))
+    plain = next(make_feed("toy", architecture, pack=pack))
+    assert batch.keys() == plain.keys()
+    # Only the EOS of the targets carries loss: the last token with loss in the plain task's rows.
+    eos_of_targets = (batch["decoder_target_tokens"] == 1) & (plain["decoder_loss_weights"] == 1)
+    np.testing.assert_array_equal(batch["decoder_loss_weights"], eos_of_targets)
+    assert batch["decoder_loss_weights"].any()
+    for name in set(batch) - {"decoder_loss_weights"}:
+        np.testing.assert_array_equal(batch[name], plain[name])
+
+
 # Shards
 
 
@@ -172,11 +187,11 @@ import numpy as np
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.position import Position
 from t5x_mini.feed.seqio_feed import SeqioFeed
-from t5x_mini.tasks import corpora
+from t5x_mini.tasks.definitions import PretrainingTask
 text, jobs = sys.argv[1:]
-corpora.add_text_span_corruption_task("resume_text", {"train": text})
+tasks = (PretrainingTask(name="resume_text", files={"train": text}),)
 for job in json.loads(jobs):
-    feed = SeqioFeed(FeedConfig(**job["config"]), job["architecture"], snapshot_every=3)
+    feed = SeqioFeed(FeedConfig(**job["config"], tasks=tasks), job["architecture"], snapshot_every=3)
     feed.restore(Position.from_bytes(open(job["position"], "rb").read()))
     np.savez(job["result"], **{f"{n} {name}": rows for n in range(4) for name, rows in next(feed).items()})
 """
@@ -187,12 +202,12 @@ def test_a_new_process_goes_on_exactly(tmp_path):
         lines = (f"part {part} line {n}: " + "some words to mask " * (n % 7 + 1) for n in range(200))
         (tmp_path / f"text-{part}.txt").write_text("\n".join(lines))
     pattern = str(tmp_path / "text-*.txt")
-    corpora.add_text_span_corruption_task("resume_text", {"train": pattern})
+    tasks = (PretrainingTask(name="resume_text", files={"train": pattern}),)
     fields = {"mixture_or_task_name": "resume_text", "task_feature_lengths": {"inputs": 32, "targets": 16}, "seed": 5}
     jobs, expected = [], []
     for name, architecture, pack, done in [("skip", "encoder_decoder", False, 5), ("exact", "prefix_lm", True, 6)]:
         config = fields | {"batch_size": 16, "pack": pack}
-        feed = SeqioFeed(FeedConfig(**config), architecture, snapshot_every=3)
+        feed = SeqioFeed(FeedConfig(**config, tasks=tasks), architecture, snapshot_every=3)
         take(feed, done)
         assert feed.position().batches_after_snapshot == done % 3
         paths = {"position": str(tmp_path / f"{name}.position"), "result": str(tmp_path / f"{name}.npz")}
@@ -205,7 +220,7 @@ def test_a_new_process_goes_on_exactly(tmp_path):
 
     (tmp_path / "text-1.txt").write_text("other text")
     with pytest.raises(UserError, match="source_files: 3 files .* when it was saved, 3 files .* now"):
-        feed = SeqioFeed(FeedConfig(**jobs[0]["config"]), "encoder_decoder")
+        feed = SeqioFeed(FeedConfig(**jobs[0]["config"], tasks=tasks), "encoder_decoder")
         feed.restore(Position.from_bytes(Path(jobs[0]["position"]).read_bytes()))
 
 
@@ -301,21 +316,22 @@ def test_errors_say_what_to_write_instead(fields, words):
 
 def test_an_unknown_task_is_answered_with_the_closest_names():
     with pytest.raises(UserError, match="named 'toy_mixtur'. The closest names: toy_mixture.*MIXTURE_OR_TASK_MODULE"):
-        load_task("toy_mixtur")
+        load_task(make_config("toy_mixtur"))
 
 
 def test_a_missing_module_is_answered_with_pythons_words():
     with pytest.raises(UserError, match="MIXTURE_OR_TASK_MODULE = 'no_tasks' cannot be imported: No module named"):
-        load_task("toy", "no_tasks")
+        load_task(dataclasses.replace(make_config(), mixture_or_task_module="no_tasks"))
 
 
 def test_a_module_is_found_in_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "tasks_of_mine.py").write_text("import toy_tasks\ntoy_tasks.add('mine')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    assert load_task("mine", "tasks_of_mine").name == "mine"
+    config = dataclasses.replace(make_config("mine"), mixture_or_task_module="tasks_of_mine")
+    assert load_task(config).name == "mine"
 
 
 def test_vocabulary_sizes():
-    assert task_vocabulary("toy_mixture") is toy_tasks.VOCABULARY
+    assert task_vocabulary(make_config("toy_mixture")) is toy_tasks.VOCABULARY
     assert [model_vocab_size(seqio.PassThroughVocabulary(size)) for size in (32100, 8100, 384)] == [32128, 8192, 384]

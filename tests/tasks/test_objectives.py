@@ -1,58 +1,42 @@
-from math import comb
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objective_checks import EOS_ID, VOCABULARY, ToyVocabulary, by_sentinel, examples, random_tokens, rebuild, text_of
 
 from t5x_mini.errors import UserError
-from t5x_mini.tasks.objectives import (
-    EOS_ID,
-    check_extra_ids,
-    corrupted_lengths,
-    noise_mask,
-    span_corruption,
-    span_corruption_lengths,
-    span_counts,
-)
+from t5x_mini.tasks.objectives import CausalLM, Deshuffling, IidDenoising, PrefixLM, SpanCorruption
 
-VOCAB_SIZE = 40_000
-EXTRA_IDS = 1000
-FIRST_SENTINEL = VOCAB_SIZE - 1
+GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "t5_lengths.npz")
+SETTINGS = [(float(density), float(mean)) for density, mean in GOLDEN["settings"]]
+BERT = IidDenoising(style="mask", random_share=0.1, keep_share=0.1, loss_on_masked_only=True)
+SINGLE = (
+    *(SpanCorruption(), SpanCorruption(random_roll=True, closing_sentinel=True), Deshuffling(), PrefixLM(), CausalLM()),
+    *(
+        IidDenoising(),
+        IidDenoising(style="sentinel_each"),
+        IidDenoising(style="drop"),
+        IidDenoising(style="mask"),
+        BERT,
+    ),
+)
 
 settings.register_profile("tasks", deadline=None, max_examples=40)
 settings.load_profile("tasks")
 
-
-def corrupt(tokens, seed, **kwargs):
-    return span_corruption(tokens, np.random.default_rng(seed), vocab_size=VOCAB_SIZE, extra_ids=EXTRA_IDS, **kwargs)
-
-
-def random_tokens(n, length, seed):
-    return np.random.default_rng(seed).integers(3, VOCAB_SIZE - EXTRA_IDS, (n, length))
+lengths_2_to_4096 = st.integers(2, 4096)
+seeds = st.integers(0, 2**32 - 1)
 
 
-def by_sentinel(row):
-    """{sentinel: the tokens after it, up to the next one}; what stands before the first has key None."""
-    spans, current = {None: []}, None
-    for token in row.tolist():
-        if token >= VOCAB_SIZE - EXTRA_IDS:
-            assert token not in spans
-            current, spans[token] = token, []
-        else:
-            spans[current].append(token)
-    return spans
+def rows(made):
+    return zip(made["inputs"], made["targets"], strict=True)
 
 
-def rebuild(inputs, targets):
-    assert inputs[-1] == targets[-1] == EOS_ID
-    kept, masked = by_sentinel(inputs[:-1]), by_sentinel(targets[:-1])
-    assert masked.pop(None) == []
-    row = kept.pop(None)
-    assert list(kept) == list(masked) == list(range(FIRST_SENTINEL, FIRST_SENTINEL - len(kept), -1))
-    for sentinel in kept:
-        row = row + masked[sentinel] + kept[sentinel]
-    return row
+# Lengths
 
 
 @pytest.mark.parametrize(
@@ -60,7 +44,9 @@ def rebuild(inputs, targets):
     [(128, 141, 29), (256, 284, 58), (512, 568, 114), (1024, 1137, 229), (2048, 2274, 456)],
 )
 def test_lengths_are_those_of_t5(inputs, window, targets):
-    assert span_corruption_lengths(inputs) == (window, targets)
+    span_corruption = SpanCorruption()
+    assert span_corruption.window({"inputs": inputs, "targets": targets}, VOCABULARY) == window
+    assert span_corruption.lengths(window) == {"inputs": inputs, "targets": targets}
 
 
 @pytest.mark.parametrize(
@@ -68,132 +54,274 @@ def test_lengths_are_those_of_t5(inputs, window, targets):
     [(8, 0.15, 588, 100), (3, 0.5, 766, 512), (8, 0.5, 908, 512), (64, 0.15, 600, 92), (64, 0.5, 1006, 512)],
 )
 def test_lengths_of_other_denoisers_are_those_of_t5(mean_span, noise_density, window, targets):
-    assert span_corruption_lengths(512, noise_density, mean_span) == (window, targets)
+    denoiser = SpanCorruption(mean_span=mean_span, noise_density=noise_density)
+    assert denoiser.window({"inputs": 512, "targets": targets}, VOCABULARY) == window
+    assert denoiser.lengths(window)["targets"] == targets
 
 
-@given(st.integers(3, 3000), st.sampled_from([0.1, 0.15, 0.3]), st.sampled_from([2.0, 3.0, 8.0]))
-def test_window_is_the_longest_that_fits(inputs_length, noise_density, mean_span):
-    window, targets = span_corruption_lengths(inputs_length, noise_density, mean_span)
-    assert corrupted_lengths(window, noise_density, mean_span)[0] <= inputs_length
-    assert corrupted_lengths(window, noise_density, mean_span)[1] == targets
-    assert corrupted_lengths(window + 1, noise_density, mean_span)[0] > inputs_length
+def test_windows_are_t5s_for_every_length_of_inputs():
+    windows = [SpanCorruption().window({"inputs": inputs, "targets": 9999}, VOCABULARY) for inputs in range(10, 4097)]
+    # Shorter inputs T5 overfills: it forgets there that at least one token is masked.
+    assert windows == GOLDEN["window"][SETTINGS.index((0.15, 3.0)), 10 - 3 :].tolist()
 
 
-def test_counts_are_t5s_formula_in_float32():
-    lengths = np.arange(2, 4097)
-    masked = np.clip(np.round(lengths.astype(np.float32) * np.float32(0.15)), 1, lengths - 1).astype(int)
-    spans = np.maximum(np.round(masked.astype(np.float32) / np.float32(3)), 1).astype(int)
-    assert [span_counts(int(length)) for length in lengths] == list(zip(masked, spans, strict=True))
-    assert span_counts(190) == (29, 10)  # 28.5 in float64 would round to 28
+@pytest.mark.parametrize("setting", range(len(SETTINGS)), ids=map(str, SETTINGS))
+def test_windows_are_the_longest_whose_masks_fit(setting):
+    noise_density, mean_span = SETTINGS[setting]
+    masked, spans = (GOLDEN[counts][setting].astype(int) for counts in ("masked", "spans"))
+    inputs = np.arange(2, 4097) - masked + spans + 1
+    denoiser = SpanCorruption(noise_density=noise_density, mean_span=mean_span)
+    for length in range(3, 2001, 7):
+        longest = np.flatnonzero(inputs <= length)[-1]
+        if noise_density == 0.5 and masked[longest] + spans[longest] + 1 > inputs[longest]:
+            longest -= 1  # T5's choice
+        assert denoiser.window({"inputs": length, "targets": 9999}, VOCABULARY) == longest + 2
 
 
-@given(st.integers(1, 4), st.integers(2, 4096), st.integers(0, 2**32 - 1))
-def test_original_tokens_can_be_rebuilt(n, length, seed):
-    tokens = random_tokens(n, length, seed)
-    corrupted = corrupt(tokens, seed)
-    assert (corrupted["inputs"].shape[1], corrupted["targets"].shape[1]) == corrupted_lengths(length)
-    assert corrupted["inputs"].dtype == corrupted["targets"].dtype == np.int32
-    rebuilt = [rebuild(*row) for row in zip(corrupted["inputs"], corrupted["targets"], strict=True)]
-    assert rebuilt == tokens.tolist()
+@pytest.mark.parametrize("objective", SINGLE, ids=str)
+@given(lengths=st.integers(8, 600))
+def test_windows_fill_the_first_feature(objective, lengths):
+    limits = {"inputs": lengths, "targets": lengths if objective.features == ("targets",) else 10_000}
+    window = objective.window(limits, VOCABULARY)
+    first = objective.features[0]
+    assert objective.lengths(window, VOCABULARY)[first] <= lengths < objective.lengths(window + 1, VOCABULARY)[first]
 
 
-@given(st.integers(2, 300), st.floats(0.01, 0.99), st.floats(0.5, 70), st.integers(0, 2**32 - 1))
-def test_original_tokens_can_be_rebuilt_at_any_setting(length, noise_density, mean_span, seed):
-    tokens = random_tokens(2, length, seed)
-    corrupted = corrupt(tokens, seed, noise_density=noise_density, mean_span=mean_span)
-    rebuilt = [rebuild(*row) for row in zip(corrupted["inputs"], corrupted["targets"], strict=True)]
-    assert rebuilt == tokens.tolist()
+@pytest.mark.parametrize("objective", SINGLE, ids=str)
+@given(length=st.integers(2, 200), n=st.integers(0, 5), seed=seeds)
+def test_rows_end_in_eos_and_fit_the_lengths_promised(objective, length, n, seed):
+    made = examples(objective, random_tokens(n, length, seed), seed)  # checks widths, features and type
+    for feature in set(made) - {"loss_weights"}:
+        for row in made[feature]:
+            text_of(row)
 
 
-@given(st.integers(2, 4096), st.integers(0, 2**32 - 1))
-def test_mask_has_t5s_counts_and_ends(length, seed):
-    mask = noise_mask(3, length, np.random.default_rng(seed))
-    masked, spans = span_counts(length)
-    assert mask.sum(axis=1).tolist() == [masked] * 3
-    assert (mask[:, 1:] & ~mask[:, :-1]).sum(axis=1).tolist() == [spans] * 3
-    assert not mask[:, 0].any()
-    assert mask[:, -1].all()
-
-
-@pytest.mark.parametrize("length", [2, 10, 30])
-def test_a_short_row_has_one_span_at_its_end(length):
-    masked = span_counts(length)[0]
-    expected = np.arange(length) >= length - masked
-    assert (noise_mask(5, length, np.random.default_rng(0)) == expected).all()
-
-
-def exact_mask_probabilities(length, masked, spans):
-    """P(token j is masked), by counting the masks in which `before` masked tokens precede a masked token j."""
-    kept = length - masked
-
-    def ways(total, parts):  # compositions of total
-        return comb(total - 1, parts - 1) if min(total, parts) > 0 else int(total == parts == 0)
-
-    counts = [0] * length
-    for j in range(length):
-        for before in range(max(j - kept, 0), min(masked, j)):
-            for span in range(1, min(spans, before + 1) + 1):  # the one that token j is in
-                kept_ways = ways(j - before, span) * ways(kept - j + before, spans - span)
-                counts[j] += kept_ways * comb(before, span - 1) * comb(masked - 1 - before, spans - span)
-    return np.array([count / (ways(masked, spans) * ways(kept, spans)) for count in counts])
-
-
-def test_mask_probabilities_by_position_are_exact():
-    rows = 50_000
-    share = noise_mask(rows, 120, np.random.default_rng(0)).mean(axis=0)
-    exact = exact_mask_probabilities(120, 18, 6)
-    assert exact.sum() == pytest.approx(18)
-    assert (np.abs(share - exact) <= 5 * np.sqrt(exact * (1 - exact) / rows)).all()
-
-
-def test_mask_probabilities_at_568_are_those_measured_on_t5():
-    share = noise_mask(20_000, 568, np.random.default_rng(0)).mean(axis=0)
-    np.testing.assert_allclose(share[:4], [0, 0.057, 0.093, 0.114], atol=0.01)
-    np.testing.assert_allclose(share[-5:], [0.27, 0.34, 0.47, 0.68, 1], atol=0.015)
-    assert share[20:-20].mean() == pytest.approx(0.1464, abs=0.0005)
-
-
-def test_all_masks_are_equally_likely():
-    # 40 tokens: 6 masked in 2 spans, so 5 ways to cut them times 33 ways to cut the 34 others.
-    masks = noise_mask(50_000, 40, np.random.default_rng(0))
-    counts = np.unique(masks, axis=0, return_counts=True)[1]
-    expected = 50_000 / (5 * 33)
-    assert len(counts) == 5 * 33
-    chi_squared = ((counts - expected) ** 2 / expected).sum()
-    assert chi_squared < 230  # the 99.95 % quantile for 164 degrees of freedom
-
-
-def test_rows_are_drawn_independently():
-    masks = noise_mask(200, 568, np.random.default_rng(0))
-    assert len(np.unique(masks, axis=0)) == 200
-
-
-def test_same_seed_same_bytes():
-    tokens = random_tokens(8, 568, 0)
-    first, again, other = corrupt(tokens, 1), corrupt(tokens, 1), corrupt(tokens, 2)
-    for feature in ("inputs", "targets"):
+@pytest.mark.parametrize("objective", SINGLE, ids=str)
+def test_same_seed_same_bytes(objective):
+    tokens = random_tokens(8, 568)
+    first, again, other = (examples(objective, tokens, seed) for seed in (1, 1, 2))
+    for feature in first:
         assert first[feature].tobytes() == again[feature].tobytes()
-        assert first[feature].tobytes() != other[feature].tobytes()
+    assert isinstance(objective, CausalLM) or any(first[f].tobytes() != other[f].tobytes() for f in first)
 
 
-def test_no_rows():
-    corrupted = corrupt(np.zeros((0, 568), np.int32), 0)
-    assert corrupted["inputs"].shape == (0, 512)
-    assert corrupted["targets"].shape == (0, 114)
+@pytest.mark.parametrize("objective", SINGLE, ids=str)
+def test_tokens_of_a_token_store_are_left_as_they_are(objective):
+    tokens = random_tokens(4, 50).astype(np.uint16)
+    before = tokens.copy()
+    tokens.flags.writeable = False
+    wide = examples(objective, before.astype(np.int64))
+    for feature, array in examples(objective, tokens).items():
+        assert (array == wide[feature]).all()
 
 
-def test_sentinels_never_reach_real_ids():
-    with pytest.raises(UserError, match=r"2274 tokens needs 114 extra ids.* the vocabulary has 100.*extra_ids=114"):
-        span_corruption(np.ones((1, 2274), np.int32), np.random.default_rng(0), vocab_size=32_100, extra_ids=100)
-    check_extra_ids(2274, 114)
+# Span corruption
 
 
-def test_refusals_say_what_to_write():
-    with pytest.raises(UserError, match=r"inputs of at least 3 tokens.*found 2\. Write a larger 'inputs'"):
-        span_corruption_lengths(2)
-    with pytest.raises(UserError, match="rows of at least 2 tokens; found 1"):
-        corrupt(np.ones((1, 1), np.int32), 0)
-    with pytest.raises(UserError, match=r"noise_density must lie between 0 and 1.*found 1\.5\. T5 uses 0\.15"):
-        span_corruption_lengths(512, noise_density=1.5)
-    with pytest.raises(UserError, match=r"mean_span must be positive; found 0\. T5 uses 3\.0"):
-        span_corruption_lengths(512, mean_span=0)
+@given(st.integers(1, 4), lengths_2_to_4096, st.sampled_from(SETTINGS), st.booleans(), st.booleans(), seeds)
+def test_span_corruption_can_be_undone(n, length, setting, roll, closing, seed):
+    noise_density, mean_span = setting
+    objective = SpanCorruption(
+        noise_density=noise_density, mean_span=mean_span, random_roll=roll, closing_sentinel=closing
+    )
+    tokens = random_tokens(n, length, seed)
+    assert [rebuild(*row, closing) for row in rows(examples(objective, tokens, seed))] == tokens.tolist()
+
+
+@given(st.integers(2, 300), st.floats(0.01, 0.99), st.floats(0.5, 70), st.booleans(), seeds)
+def test_span_corruption_can_be_undone_at_any_setting(length, noise_density, mean_span, roll, seed):
+    objective = SpanCorruption(noise_density=noise_density, mean_span=mean_span, random_roll=roll)
+    tokens = random_tokens(2, length, seed)
+    assert [rebuild(*row) for row in rows(examples(objective, tokens, seed))] == tokens.tolist()
+
+
+def test_span_corruption_as_t5_leaves_no_padding_and_no_closing_sentinel():
+    made = examples(SpanCorruption(), random_tokens(20, 568))
+    assert {feature: array.shape for feature, array in made.items()} == {"inputs": (20, 512), "targets": (20, 114)}
+    assert (made["inputs"] != 0).all() and (made["targets"] != 0).all()
+    assert (made["inputs"][:, -2] == VOCABULARY.vocab_size - 28).all()
+    assert (made["targets"][:, -2] < VOCABULARY.vocab_size - VOCABULARY.extra_ids).all()
+
+
+# Single tokens
+
+
+@given(lengths_2_to_4096, st.floats(0.01, 0.99), st.sampled_from(["sentinel", "sentinel_each"]), seeds)
+def test_iid_denoising_with_sentinels_can_be_undone(length, noise_density, style, seed):
+    objective = IidDenoising(noise_density=noise_density, style=style)
+    vocabulary = ToyVocabulary(vocab_size=50_000, extra_ids=5000)
+    tokens = random_tokens(2, length, seed, vocabulary)
+    made = examples(objective, tokens, seed, vocabulary)
+    if style == "sentinel":
+        assert [rebuild(*row, vocabulary=vocabulary) for row in rows(made)] == tokens.tolist()
+        return
+    for row, (inputs, targets) in zip(tokens.tolist(), rows(made), strict=True):
+        answers = by_sentinel(text_of(targets), vocabulary)
+        assert answers.pop(None) == [] and {len(answer) for answer in answers.values()} == {1}
+        assert list(answers) == vocabulary.sentinels[: len(answers)]
+        assert [answers[token][0] if token in answers else token for token in text_of(inputs)] == row
+
+
+@given(st.integers(2, 500), st.floats(0.01, 0.99), seeds)
+def test_dropped_tokens_are_the_targets_in_order(length, noise_density, seed):
+    tokens = np.tile(np.arange(3, length + 3), (2, 1))  # so that a token's value is its place
+    for inputs, targets in rows(examples(IidDenoising(noise_density=noise_density, style="drop"), tokens, seed)):
+        inputs, targets = text_of(inputs), text_of(targets)
+        assert inputs == sorted(inputs) and targets == sorted(targets)
+        assert sorted(inputs + targets) == tokens[0].tolist()
+
+
+def test_the_number_of_masked_tokens_is_the_rounded_share():
+    for noise_density, masked in [(0.1, 51), (0.15, 77), (0.25, 128), (0.5, 256)]:
+        made = examples(IidDenoising(noise_density=noise_density, style="drop"), random_tokens(50, 511))
+        assert made["targets"].shape == (50, masked + 1) and (made["targets"] != 0).all()
+
+
+def test_mask_style_has_the_whole_text_as_targets():
+    tokens = random_tokens(100, 200)
+    made = examples(IidDenoising(style="mask"), tokens)
+    inputs, mask_id = made["inputs"][:, :-1], VOCABULARY.vocab_size - 1
+    assert (made["targets"][:, :-1] == tokens).all()
+    assert ((inputs == tokens) | (inputs == mask_id)).all()
+    assert ((inputs == mask_id).sum(axis=1) == 30).all()
+
+
+def test_berts_loss_is_on_the_masked_tokens_alone():
+    tokens = random_tokens(2000, 200)
+    made = examples(BERT, tokens)
+    carries_loss, inputs = made["loss_weights"][:, :-1] == 1, made["inputs"][:, :-1]
+    assert set(np.unique(made["loss_weights"])) == {0, 1} and not made["loss_weights"][:, -1].any()
+    assert (carries_loss.sum(axis=1) == 30).all()
+    assert (inputs[~carries_loss] == tokens[~carries_loss]).all()
+    hidden, now = tokens[carries_loss], inputs[carries_loss]
+    masked, kept = now == VOCABULARY.vocab_size - 1, now == hidden
+    random = now[~masked & ~kept]
+    assert [masked.mean(), kept.mean(), len(random) / len(now)] == pytest.approx([0.8, 0.1, 0.1], abs=0.006)
+    assert random.min() >= 3 and random.max() < VOCABULARY.vocab_size - VOCABULARY.extra_ids
+    assert random.mean() == pytest.approx((VOCABULARY.vocab_size - VOCABULARY.extra_ids + 3) / 2, rel=0.03)
+
+
+def test_t5s_bert_style_has_loss_everywhere():
+    made = examples(IidDenoising(style="mask", random_share=0.1), random_tokens(500, 200))
+    changed = made["inputs"] != made["targets"]
+    assert (made["inputs"][changed] == VOCABULARY.vocab_size - 1).mean() == pytest.approx(0.9, abs=0.01)
+    assert changed.mean() == pytest.approx(30 / 201, rel=0.01)
+
+
+# Order and continuation
+
+
+@given(st.integers(2, 300), seeds)
+def test_deshuffling_restores_the_order(length, seed):
+    tokens = random_tokens(3, length, seed)
+    made = examples(Deshuffling(), tokens, seed)
+    assert (made["targets"][:, :-1] == tokens).all()
+    assert (np.sort(made["inputs"][:, :-1], axis=1) == np.sort(tokens, axis=1)).all()
+
+
+@given(st.integers(2, 300), seeds)
+def test_prefix_lm_continues_the_inputs(length, seed):
+    tokens = random_tokens(3, length, seed)
+    made = examples(PrefixLM(), tokens, seed)
+    parts = [(text_of(inputs), text_of(targets)) for inputs, targets in rows(made)]
+    assert [inputs + targets for inputs, targets in parts] == tokens.tolist()
+    assert all(inputs and targets for inputs, targets in parts)
+
+
+def test_prefix_lm_cuts_uniformly():
+    made = examples(PrefixLM(), random_tokens(20_000, 11))
+    counts = np.bincount(np.count_nonzero(made["inputs"], axis=1) - 1, minlength=11)
+    assert counts[0] == 0 and len(counts) == 11
+    assert (np.abs(counts[1:] - 2000) < 5 * np.sqrt(2000 * 0.9)).all()
+
+
+def test_causal_lm_is_the_text():
+    tokens = random_tokens(3, 20)
+    assert examples(CausalLM(), tokens)["targets"].tolist() == [[*row, EOS_ID] for row in tokens.tolist()]
+    assert CausalLM().window({"targets": 21}, VOCABULARY) == 20
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("objective", "length", "needed"),
+    [
+        (SpanCorruption(), 2274, 114),
+        (SpanCorruption(closing_sentinel=True), 2274, 115),
+        (SpanCorruption(random_roll=True), 2274, 115),
+        (SpanCorruption(noise_density=0.5), 766, 128),
+        (IidDenoising(noise_density=0.25), 511, 128),
+        (IidDenoising(noise_density=0.4, style="sentinel_each"), 511, 204),
+        (IidDenoising(style="mask"), 511, 1),
+    ],
+    ids=str,
+)
+def test_sentinels_never_reach_real_ids(objective, length, needed):
+    few, enough = (ToyVocabulary(40_000, extra_ids) for extra_ids in (needed - 1, needed))
+    message = f"{type(objective).__name__} of windows of {length} tokens needs {needed} extra ids, .* has {needed - 1}"
+    lengths = objective.lengths(length)
+    with pytest.raises(UserError, match=message + rf"\. Write EXTRA_IDS = {needed}, or"):
+        examples(objective, random_tokens(2, length), vocabulary=few)
+    with pytest.raises(UserError, match="extra ids"):
+        objective.window(lengths, few)
+    made = examples(objective, random_tokens(200, length, vocabulary=enough), vocabulary=enough)
+    assert objective.window(lengths, enough) >= length
+    if needed > 1 and objective != IidDenoising(noise_density=0.25):  # whose rows hardly ever need them all
+        assert max(array.max() for array in made.values()) == 40_000 - 1
+        assert min(array[array >= 40_000 - needed].min() for array in made.values()) == 40_000 - needed
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: SpanCorruption(noise_density=1.5),
+            r"^SpanCorruption\.noise_density must lie .*found 1\.5\. T5 uses 0\.15",
+        ),
+        (lambda: SpanCorruption(mean_span=0), r"^SpanCorruption\.mean_span must be positive; found 0\. T5 uses 3\.0"),
+        (lambda: IidDenoising(noise_density=0.0), r"^IidDenoising\.noise_density must lie between 0 and 1, both"),
+        (lambda: IidDenoising(style="bert"), r"^IidDenoising\.style must be 'sentinel', .* found 'bert'"),
+        (
+            lambda: IidDenoising(style="mask", keep_share=2),
+            r"^IidDenoising\.keep_share must lie between 0 and 1; found 2",
+        ),
+        (
+            lambda: IidDenoising(random_share=0.1),
+            r"^IidDenoising\.random_share is for style 'mask'; found .*'sentinel'",
+        ),
+        (
+            lambda: IidDenoising(style="drop", loss_on_masked_only=True),
+            r"^IidDenoising\.loss_on_masked_only is for style",
+        ),
+        (
+            lambda: IidDenoising(style="mask", random_share=0.6, keep_share=0.6),
+            r"^IidDenoising\.random_share and keep_sh",
+        ),
+        (
+            lambda: SpanCorruption().window({"targets": 9}, VOCABULARY),
+            r"makes inputs and targets; .* has no length for inp",
+        ),
+        (
+            lambda: CausalLM().window({"inputs": 9}, VOCABULARY),
+            r"no length for targets\. Write for example \{'targets'",
+        ),
+        (
+            lambda: SpanCorruption().window({"inputs": 2, "targets": 9}, VOCABULARY),
+            r"needs inputs of at least 3 .*found 2",
+        ),
+        (
+            lambda: SpanCorruption().window({"inputs": 128, "targets": 28}, VOCABULARY),
+            r"targets of up to 29 tokens a row from windows of 141; found room for 28\. Write 'targets': 29 in",
+        ),
+        (lambda: examples(PrefixLM(), random_tokens(3, 1)), "PrefixLM needs rows of at least 2 tokens; found 1"),
+    ],
+)
+def test_refusals_say_what_to_write(call, words):
+    with pytest.raises(UserError, match=words):
+        call()
+
+
+def test_objectives_need_neither_jax_nor_tensorflow():
+    code = "import sys, t5x_mini.tasks.objectives; print(sorted({'jax', 'tensorflow', 'seqio'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

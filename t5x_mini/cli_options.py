@@ -1,0 +1,246 @@
+"""The commands of `t5x-mini` and their options, for `--help` and for the parser. What they do stands in `cli.py`."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+import typing
+
+from t5x_mini import __version__
+from t5x_mini.errors import UserError
+from t5x_mini.model.config import ARCHITECTURES
+
+COMMANDS = {
+    "train": (
+        "pretrain or finetune",
+        "Trains what the gin files describe. A run found in MODEL_DIR is resumed.",
+        """examples:
+  t5x-mini train --gin_file=gin/quickstart.gin
+  t5x-mini train --gin_file=gin/quickstart.gin --gin_file=gin/architectures/prefix_lm.gin --gin.MODEL_DIR=runs/prefix
+  t5x-mini train --gin_file=gin/runs/pretrain.gin --gin.MODEL_DIR=runs/c4 --dry_run
+  t5x-mini train --gin_file=runs/quickstart/config.gin --gin.TRAIN_STEPS=2000""",
+    ),
+    "eval": (
+        "measure a checkpoint",
+        "Measures a checkpoint on its task's held-out text.",
+        """examples:
+  t5x-mini eval --gin_file=runs/quickstart/config.gin
+  t5x-mini eval --gin_file=runs/quickstart/config.gin --gin.CHECKPOINT_PATH=runs/quickstart/checkpoints/500""",
+    ),
+    "infer": (
+        "write a checkpoint's predictions",
+        "Writes what a checkpoint predicts for its task's held-out text.",
+        """examples:
+  t5x-mini infer --gin_file=runs/quickstart/config.gin
+  t5x-mini infer --gin_file=runs/quickstart/config.gin --gin.INFER_OUTPUT_DIR=predictions""",
+    ),
+    "tasks": (
+        "list the tasks and mixtures there are",
+        "Lists the tasks and mixtures that come with the project and those that the gin files define, with their "
+        "sources, splits and sizes where known.",
+        """examples:
+  t5x-mini tasks
+  t5x-mini tasks --gin_file=my_text.gin""",
+    ),
+    "inspect": (
+        "look at a task's examples, or at a batch of a run",
+        "Prints examples of a task at every stage: the text, its tokens, what the objective makes of them, and what "
+        "each architecture receives; and draws how long they are. Or rebuilds one batch of a run.",
+        """examples:
+  t5x-mini inspect --task=installed_docs_span_corruption
+  t5x-mini inspect --task=my_text --gin_file=my_text.gin --architecture=prefix_lm --examples=1
+  t5x-mini inspect --run=runs/quickstart --step=500""",
+    ),
+    "vocab": (
+        "train a vocabulary, or compare two",
+        "Trains a SentencePiece vocabulary with T5's ids on a task or on files. Extra ids for masked spans are added "
+        "when it is loaded (EXTRA_IDS). Or prints what two vocabularies make of the same text.",
+        """examples:
+  t5x-mini vocab --output=my_vocabulary.model --text my_text/*.txt --size=8000
+  t5x-mini vocab --output=my_vocabulary.model --task=my_text --gin_file=my_text.gin --model_type=bpe --byte_fallback
+  t5x-mini vocab --compare docs_8k my_vocabulary.model --sentence="The function returns nothing." """.rstrip(),
+    ),
+    "tokenize": (
+        "turn a task's text into tokens, once",
+        "Writes a task's tokens where DATA_FEED = 'tokens' reads them. Interrupted, it goes on where it was when it is "
+        "run again. Several machines can each write a part of one task with --shard.",
+        """examples:
+  t5x-mini tokenize --task=installed_docs --output=tokens
+  t5x-mini tokenize --task=my_text --gin_file=my_text.gin --split=train --workers=8
+  t5x-mini tokenize --task=c4_files --gin_file=gin/tasks/c4.gin --shard=0/4""",
+    ),
+    "show": (
+        "draw the attention masks",
+        "Draws the attention masks of the three architectures side by side.",
+        """examples:
+  t5x-mini show masks --inputs 5 --targets 4 --output masks.png
+  t5x-mini show masks --inputs 5 --targets 4 --style=lines --output masks.png""",
+    ),
+}
+
+_RUN_COMMANDS = ("train", "eval", "infer")
+_DATA_COMMANDS = ("tasks", "inspect", "vocab", "tokenize")
+_SEQIO_COMMANDS = (*_RUN_COMMANDS, "inspect")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{message}. `{self.prog} --help` shows what is possible.")
+
+
+def make_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and that of each command."""
+    parser = Parser(
+        prog="t5x-mini",
+        description="Pretrains, finetunes and evaluates T5-style transformers.",
+        epilog="`t5x-mini <command> --help` has the options and examples. Where to begin:\n"
+        "  t5x-mini train --gin_file=gin/quickstart.gin",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"t5x-mini {__version__}")
+    choices = parser.add_subparsers(dest="command", metavar="<command>", required=True)
+    commands = {
+        name: choices.add_parser(
+            name,
+            help=summary,
+            description=textwrap.fill(description, 100),
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        for name, (summary, description, examples) in COMMANDS.items()
+    }
+    commands["train"].add_argument(
+        "--dry_run", action="store_true", help="print the configuration and the number of parameters, and stop"
+    )
+    _add_inspect_options(commands["inspect"])
+    _add_vocab_options(commands["vocab"])
+    _add_tokenize_options(commands["tokenize"])
+    _add_mask_options(commands["show"])
+    for name in (*_RUN_COMMANDS, *_DATA_COMMANDS):
+        _add_gin_options(commands[name])
+    for name in _SEQIO_COMMANDS:
+        _add_cache_option(commands[name])
+    return parser, commands
+
+
+def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", metavar="NAME", help="whose examples; `t5x-mini tasks` lists the names")
+    parser.add_argument("--split", metavar="NAME", help="of the task (default: train)")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, help="who receives the examples (default: all three)")
+    parser.add_argument("--examples", type=_count, metavar="N", help="how many to print (default: 3)")
+    parser.add_argument("--output", metavar="FILE", help="the PNG of lengths to write (default: lengths.png)")
+    parser.add_argument("--run", metavar="FOLDER", help="the MODEL_DIR of a run, in place of --task")
+    parser.add_argument("--step", type=_index, metavar="K", help="of the run: the batch that it got in this step")
+
+
+def _add_vocab_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", metavar="FILE", help="the .model file to write")
+    parser.add_argument("--task", metavar="NAME", help="train on this task's text")
+    parser.add_argument(
+        "--text", nargs="+", action="extend", default=[], metavar="FILE", help="train on, or compare on, these files"
+    )
+    parser.add_argument(
+        "--size",
+        type=_count,
+        metavar="N",
+        help="pieces, padding, end and unknown included, extra ids not (default: 32000)",
+    )
+    parser.add_argument("--model_type", choices=["unigram", "bpe"], help="SentencePiece's kind (default: unigram)")
+    parser.add_argument(
+        "--byte_fallback", action="store_true", help="write unknown characters as bytes (256 pieces), not as unknown"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="print what these two make of --sentence or --text"
+    )
+    parser.add_argument("--sentence", metavar="TEXT", help="to compare on")
+
+
+def _add_tokenize_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, metavar="NAME", help="a task or mixture; `t5x-mini tasks` lists them")
+    parser.add_argument("--split", type=_words, metavar="NAME,...", help="only these splits (default: all)")
+    parser.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="write only the I-th of N parts, counted from 0; N commands with the same --output write all",
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="where to write (default: TOKENS_DIR, which is tokens)")
+
+
+def _add_gin_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a configuration; may be repeated, the later over the earlier. Looked for in the working directory, in "
+        "--gin_search_paths, and among those that come with the package (gin/quickstart.gin)",
+    )
+    # Taken out before argparse sees the line, for names with dots; here for --help.
+    parser.add_argument(
+        "--gin.NAME=VALUE",
+        dest="bindings",
+        action="store_true",
+        help="set a macro (--gin.BATCH_SIZE=32), a field (--gin.TransformerConfig.emb_dim=256) or a task's field "
+        "(--gin.my_text/PretrainingTask.field=body); may be repeated, and wins over the files. A bare word is a "
+        "string. gin/defaults.gin explains every macro",
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        dest="search_paths",
+        type=_words,
+        default=(),
+        metavar="FOLDER,...",
+        help="more folders to find gin files in",
+    )
+    parser.add_argument("--tfds_data_dir", metavar="FOLDER", help="where TensorFlow Datasets keeps its data")
+
+
+def _add_cache_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seqio_additional_cache_dirs",
+        dest="cache_dirs",
+        type=_words,
+        default=(),
+        metavar="FOLDER,...",
+        help="where SeqIO's cache tool wrote tasks, for USE_CACHED_TASKS",
+    )
+
+
+def _add_mask_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["masks"], help="what to draw")
+    parser.add_argument("--inputs", type=_count, default=5, metavar="N", help="tokens of the inputs (default: 5)")
+    parser.add_argument("--targets", type=_count, default=4, metavar="N", help="tokens of the targets (default: 4)")
+    parser.add_argument(
+        "--style",
+        choices=["matrix", "lines"],
+        default="matrix",
+        help="rows see columns, or nodes joined by lines as in the T5 paper (default: matrix)",
+    )
+    parser.add_argument("--output", default="masks.png", metavar="FILE", help="the PNG to write (default: masks.png)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text}")
+    return int(text)
+
+
+def _index(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text}")
+    return int(text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"must be two whole numbers like 0/4, 1/4 up to 3/4, not {text}")
+    return int(index), int(count)

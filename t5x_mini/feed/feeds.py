@@ -1,0 +1,94 @@
+"""Which feed a run reads, and what is asked of a task before it is read: the one place that knows there are two.
+
+With `DATA_FEED = 'tokens'` TensorFlow is imported for tasks that are registered in Python with SeqIO, for no others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from t5x_mini.errors import UserError
+from t5x_mini.feed import token_tasks
+from t5x_mini.feed.config import FeedConfig
+from t5x_mini.feed.token_feed import TokenFeed
+from t5x_mini.tasks import registry, vocabularies
+
+if TYPE_CHECKING:
+    import seqio
+
+    from t5x_mini.feed.seqio_feed import SeqioFeed
+
+
+def make_feed(
+    config: FeedConfig,
+    architecture: str,
+    *,
+    split: str = "train",
+    repeat: bool = True,
+    host_index: int = 0,
+    host_count: int = 1,
+    snapshot_every: int | None = None,
+) -> SeqioFeed | TokenFeed:
+    """The feed that `config.data_feed` names; its class explains the arguments.
+
+    Raises:
+        UserError: for a configuration the task cannot serve; for tokens that are missing or damaged, or that were made
+            with another vocabulary or from another definition of the task.
+    """
+    if repeat:
+        _refuse_unpacked_groups(config)
+    share = dict(split=split, repeat=repeat, host_index=host_index, host_count=host_count)
+    if config.data_feed == "tokens":
+        return TokenFeed(config, architecture, token_tasks.open_tasks(config, split, training=repeat), **share)
+    from t5x_mini.feed.seqio_feed import SeqioFeed  # TensorFlow: only where a task is read through it
+
+    return SeqioFeed(config, architecture, snapshot_every=snapshot_every, **share)
+
+
+def _refuse_unpacked_groups(config: FeedConfig) -> None:
+    """Raises UserError where rows that are long enough for several examples would hold one each."""
+    if config.pack or not registry.is_defined(config.mixture_or_task_name, config):
+        return
+    for name in registry.components(config.mixture_or_task_name, config, count=lambda task: 1):
+        objective = getattr(registry.find(name, config), "objective", None)
+        if objective and objective.examples_per_row > 1:
+            raise UserError(
+                f"{type(objective).__name__}.examples_per_row is {objective.examples_per_row}, so that rows of "
+                f"{dict(config.task_feature_lengths)} have room for as many examples of {name!r}, but PACK is False, "
+                "and each would hold one. Write --gin.PACK=True, or leave examples_per_row at 1."
+            )
+
+
+def tasks_with_split(config: FeedConfig, split: str) -> list[str]:
+    """The task, or the tasks of the mixture, which have the split. Raises UserError for an unknown name."""
+    if config.data_feed == "tokens":
+        return token_tasks.tasks_with_split(config, split)
+    from t5x_mini.feed import seqio_lookup
+
+    return seqio_lookup.tasks_with_split(config, split)
+
+
+def vocabulary(config: FeedConfig) -> vocabularies.Vocabulary | seqio.Vocabulary:
+    """What the task's targets are written in: has `vocab_size`, `extra_ids`, `encode` and `decode`.
+
+    Raises UserError for an unknown name, or a vocabulary that cannot be read.
+    """
+    if registry.is_defined(config.mixture_or_task_name, config):
+        return vocabularies.load(config.vocabulary, config.extra_ids)
+    from t5x_mini.feed import seqio_lookup
+
+    return seqio_lookup.task_vocabulary(config)
+
+
+def model_vocab_size(config: FeedConfig) -> int:
+    """Rows of the embedding: the vocabulary's size, sentinels included, rounded up to a multiple of 128.
+
+    The matrix product with the vocabulary then splits evenly over devices: 32,100 becomes T5's 32,128. Raises what
+    `vocabulary` raises.
+    """
+    found = vocabulary(config)
+    if not registry.is_defined(config.mixture_or_task_name, config):
+        from t5x_mini.feed import seqio_lookup  # explains what SeqIO raises where the file cannot be read
+
+        return seqio_lookup.model_vocab_size(found)
+    return -(-found.vocab_size // 128) * 128
