@@ -1,14 +1,17 @@
 """Every command in the README and in docs/ is run, in order, at tiny settings."""
 
 import pathlib
+import pydoc_data.topics
 import re
 import shlex
 import subprocess
 
+import numpy as np
 import pytest
+import tiny_runs
 
 from t5x_mini import cli
-from t5x_mini.tasks import installed_docs
+from t5x_mini.tasks import installed_docs, objective_mixtures
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -16,25 +19,42 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TINY = (
     "TransformerConfig.emb_dim=16 TransformerConfig.num_heads=2 TransformerConfig.head_dim=8 "
     "TransformerConfig.mlp_dim=16 TransformerConfig.num_encoder_layers=1 TransformerConfig.num_decoder_layers=1 "
-    "TRAIN_STEPS=2 BATCH_SIZE=8 EVAL_PERIOD=2 EVAL_STEPS=1 CHECKPOINT_PERIOD=2 Cosine.warmup_steps=1"
+    "TRAIN_STEPS=2 BATCH_SIZE=8 EVAL_PERIOD=2 EVAL_STEPS=1 CHECKPOINT_PERIOD=2 Cosine.warmup_steps=1 "
+    "CLOSING_REPORT=False"
 ).split()
 
 
-def blocks(page: pathlib.Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+def blocks(page: pathlib.Path, *languages: str) -> list[str]:
+    """The texts of the page's fenced blocks in any of the languages."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [text for language, text in fenced if language in languages]
 
 
 def commands(page: pathlib.Path) -> list[str]:
     """The lines of all shell blocks, with continued lines joined."""
-    text = "\n".join(blocks(page, "(?:bash)?")).replace("\\\n", " ")
+    text = "\n".join(blocks(page, "bash", "")).replace("\\\n", " ")
     return [line for line in text.splitlines() if "t5x-mini " in line or line.startswith("make ")]
 
 
+def file_name(source: str) -> str:
+    """The name in an example's first line: `# my_tasks.py`."""
+    return source.splitlines()[0].removeprefix("# ")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    with tiny_runs.quick_compilation(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """An empty folder with a little text, and a cache that already holds a small corpus of documentation."""
-    sentences = [f"The function number {i} returns the value of {i % 7} and the name of it." for i in range(600)]
-    text = "\n".join(sentences)
+def workplace(tmp_path, monkeypatch, quick):
+    """A folder with a little text and some pairs, and a cache that already holds a small corpus of documentation."""
+    text = "\n".join(" ".join(topic.split()) for topic in pydoc_data.topics.topics.values())[:200_000]
+    pairs = [f"The house has {i} rooms.\tDas Haus hat {i} Zimmer." for i in range(40)]
+    (tmp_path / "pairs").mkdir()
+    for name in ("train", "dev"):
+        (tmp_path / "pairs" / f"{name}.tsv").write_text("\n".join(["en\tde", *pairs]) + "\n")
     cache = tmp_path / "cache" / "t5x_mini" / "installed_docs" / installed_docs.fingerprint()
     for folder, names in ((cache, ("train", "validation")), (tmp_path / "text", ("train_1", "held_out"))):
         folder.mkdir(parents=True)
@@ -53,25 +73,65 @@ def run(command: str) -> None:
         arguments += [f"--gin.{binding}" for binding in TINY]
         if any("pretrain.gin" in argument for argument in arguments):  # C4 is not here
             arguments += ["--dry_run", "--gin.TransformerConfig.vocab_size=32128"]
+    if arguments[0] == "vocab":  # there is little text here
+        arguments = [re.sub(r"--size=\d+", "--size=500", argument) for argument in arguments]
     assert cli.main(arguments) == 0, command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_the_page_runs(page, workplace):
-    for number, source in enumerate(blocks(page, "python")):
-        (workplace / ("my_tasks.py" if number == 0 else f"example_{number}.py")).write_text(source)
+    for language in ("python", "gin"):
+        for source in blocks(page, language):
+            (workplace / file_name(source)).write_text(source)
     for command in commands(page):
+        subprocess.run(["bash", "-n", "-c", command], check=True)  # shlex reads what a shell would refuse
         if command.startswith("make "):
             subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
         else:
             run(command)
 
 
-def test_the_readme_has_commands_to_run():
-    assert len(commands(ROOT / "README.md")) > 10
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_has_commands_to_run(page):
+    assert (
+        len(commands(page)) == len(re.findall(r"^(?:\w+=\S+ )?(?:t5x-mini|make) ", page.read_text(), re.MULTILINE)) > 0
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+WORDS = "Thank you for inviting me to your party last week .".split()
+
+
+class WordVocabulary:
+    """The words of the worked examples from id 3 on, and twenty sentinels."""
+
+    extra_ids = 20
+    vocab_size = 3 + len(WORDS) + extra_ids
+
+    def text(self, ids):
+        names = ["", "</s>", "<unk>", *WORDS, *(f"<{number}>" for number in reversed(range(self.extra_ids)))]
+        return " ".join(names[token] for token in ids if token)
+
+
+def worked_examples():
+    (block,) = blocks(ROOT / "docs" / "data.md", "examples")
+    return re.findall(r"^(\w+\(.*\))\n((?:  .+\n)+)", block, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("constructor", "features"), worked_examples(), ids=lambda text: text.split("\n")[0])
+def test_the_worked_examples_are_what_the_objectives_make(constructor, features):
+    vocabulary = WordVocabulary()
+    objective = eval(constructor, {cls.__name__: cls for cls in objective_mixtures.OBJECTIVES})
+    window = np.arange(3, 3 + len(WORDS))[None]
+    made = objective(window, np.random.default_rng(4), vocabulary)
+    shown = dict(line.split(maxsplit=1) for line in features.splitlines())
+    assert {name: vocabulary.text(rows[0]) for name, rows in made.items()} == shown
+
+
+def test_there_are_worked_examples():
+    assert len(worked_examples()) == 10

@@ -484,7 +484,7 @@ def test_eval_without_a_checkpoint_says_so(tiny, tmp_path):
 def test_a_dry_run_makes_nothing(tiny, tmp_path):
     finished = tiny.run("train", "--dry_run", MODEL_DIR=str(tmp_path / "run"))
     assert finished.code == 0, finished.err
-    assert "TransformerConfig.emb_dim = 32" in finished.out
+    assert "\n  emb_dim = 32\n" in finished.out
     assert re.search(r"^total: [\d,]+ parameters", finished.out, re.MULTILINE)
     assert f"would train to step 30 in {tmp_path / 'run'}" in finished.out
     assert not (tmp_path / "run").exists()
@@ -515,8 +515,8 @@ def test_pretrain_gin_is_t5s_recipe(c4, tmp_path):
     )
     assert finished.code == 0, finished.err
     for line in (
-        *("BATCH_SIZE = 2048", "DROPOUT_RATE = 0.0", "TRAIN_STEPS = 1000000", "Rsqrt.warmup_steps = 10000"),
-        *("TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 114}", "RunConfig.optimizer = @Adafactor()"),
+        *("BATCH_SIZE = 2048", "DROPOUT_RATE = 0.0", "TRAIN_STEPS = 1000000", "  warmup_steps = 10000"),
+        *("TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 114}", "  optimizer = @Adafactor()"),
     ):
         assert line in finished.out.splitlines()
     # T5 1.1-small: https://huggingface.co/google/t5-v1_1-small has as many.

@@ -112,15 +112,24 @@ def tiny(folder: Path) -> Iterator[Tiny]:
     _write_corpus(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        _set_compilation(QUICK, _cache(folder))
         try:
-            yield Tiny(folder)
+            with quick_compilation(folder):
+                yield Tiny(folder)
         finally:
-            _set_compilation(JAX_DEFAULTS, None)
             sys.modules.pop(MODULE, None)
             for registry, names in ((seqio.MixtureRegistry, (MIXTURE,)), (seqio.TaskRegistry, TASKS)):
                 for name in set(names) & set(registry.names()):
                     registry.remove(name)
+
+
+@contextlib.contextmanager
+def quick_compilation(folder: Path) -> Iterator[None]:
+    """Slow programs, soon compiled, and kept in `folder` for the next run."""
+    _set_compilation(QUICK, _cache(folder))
+    try:
+        yield
+    finally:
+        _set_compilation(JAX_DEFAULTS, None)
 
 
 def arrays(run_dir: Path, step: int) -> dict:

@@ -39,9 +39,7 @@ def scored_tasks(names: Iterable[str], feed: FeedConfig) -> list[TextToTextTask]
     found = [registry.find(name, feed) for name in names if registry.is_defined(name, feed)]
     tasks = [task for task in found if isinstance(task, TextToTextTask) and task.metrics]
     for task in tasks:
-        postprocessors.by_name(task.postprocessor)
-        for name in task.metrics:
-            metrics.by_name(name)
+        postprocessors.check_scoring(task)
     return tasks
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from t5x_mini import config_checks
 from t5x_mini.errors import UserError
+from t5x_mini.evaluate import metrics
 from t5x_mini.tasks.definitions import Row, TextToTextTask
 from t5x_mini.tasks.squad import pad_punctuation
 
@@ -30,6 +31,14 @@ def by_name(name: str | None) -> Postprocessor:
     return POSTPROCESSORS[name]
 
 
+def check_scoring(definition: TextToTextTask) -> None:
+    """Raises UserError if the task names a postprocessor or a metric that doesn't exist, or lacks labels it needs."""
+    if by_name(definition.postprocessor) is label:
+        _check_labels(definition)
+    for name in definition.metrics:
+        metrics.by_name(name)
+
+
 def as_it_is(text: str, row: Row, is_target: bool, definition: TextToTextTask) -> str:
     """The text."""
     return text
@@ -46,12 +55,16 @@ def label(text: str, row: Row, is_target: bool, definition: TextToTextTask) -> i
     Raises:
       UserError: the task has no labels.
     """
+    _check_labels(definition)
+    return definition.labels.index(text) if text in definition.labels else -1
+
+
+def _check_labels(definition: TextToTextTask) -> None:
     if not definition.labels:
         raise UserError(
             f"{definition.name}: the postprocessor 'label' needs the words of the classes. Write "
             f"{definition.name}/TextToTextTask.labels = ('no', 'yes')"
         )
-    return definition.labels.index(text) if text in definition.labels else -1
 
 
 def number(text: str, row: Row, is_target: bool, definition: TextToTextTask) -> float:

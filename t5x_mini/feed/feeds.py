@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from t5x_mini.errors import UserError
+from t5x_mini.evaluate import postprocessors
 from t5x_mini.feed import token_tasks
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.token_feed import TokenFeed
 from t5x_mini.tasks import registry, vocabularies
+from t5x_mini.tasks.definitions import PretrainingTask, TextToTextTask
 
 if TYPE_CHECKING:
     import seqio
@@ -32,11 +34,12 @@ def make_feed(
     """The feed that `config.data_feed` names; its class explains the arguments.
 
     Raises:
-        UserError: for a configuration the task cannot serve; for tokens that are missing or damaged, or that were made
-            with another vocabulary or from another definition of the task.
+        UserError: for a configuration the task cannot serve; for a metric or postprocessor that does not exist; for
+            tokens that are missing or damaged, or that were made with another vocabulary or from another definition of
+            the task.
     """
-    if repeat:
-        _refuse_unpacked_groups(config)
+    if repeat:  # a run that trains: before it, rather than when it is over and about to be scored
+        _check_tasks(config)
     share = dict(split=split, repeat=repeat, host_index=host_index, host_count=host_count)
     if config.data_feed == "tokens":
         return TokenFeed(config, architecture, token_tasks.open_tasks(config, split, training=repeat), **share)
@@ -45,18 +48,26 @@ def make_feed(
     return SeqioFeed(config, architecture, snapshot_every=snapshot_every, **share)
 
 
-def _refuse_unpacked_groups(config: FeedConfig) -> None:
-    """Raises UserError where rows that are long enough for several examples would hold one each."""
-    if config.pack or not registry.is_defined(config.mixture_or_task_name, config):
+def _check_tasks(config: FeedConfig) -> None:
+    if not registry.is_defined(config.mixture_or_task_name, config):
         return
     for name in registry.components(config.mixture_or_task_name, config, count=lambda task: 1):
-        objective = getattr(registry.find(name, config), "objective", None)
-        if objective and objective.examples_per_row > 1:
-            raise UserError(
-                f"{type(objective).__name__}.examples_per_row is {objective.examples_per_row}, so that rows of "
-                f"{dict(config.task_feature_lengths)} have room for as many examples of {name!r}, but PACK is False, "
-                "and each would hold one. Write --gin.PACK=True, or leave examples_per_row at 1."
-            )
+        task = registry.find(name, config)
+        if isinstance(task, TextToTextTask):
+            postprocessors.check_scoring(task)
+        elif not config.pack:
+            _refuse_unpacked_groups(task, config)
+
+
+def _refuse_unpacked_groups(task: PretrainingTask, config: FeedConfig) -> None:
+    """Raises UserError where rows that are long enough for several examples would hold one each."""
+    objective = task.objective
+    if objective and objective.examples_per_row > 1:
+        raise UserError(
+            f"{type(objective).__name__}.examples_per_row is {objective.examples_per_row}, so that rows of "
+            f"{dict(config.task_feature_lengths)} have room for as many examples of {task.name!r}, but PACK is False, "
+            "and each would hold one. Write --gin.PACK=True, or leave examples_per_row at 1."
+        )
 
 
 def tasks_with_split(config: FeedConfig, split: str) -> list[str]:

@@ -138,7 +138,7 @@ class SeqioFeed(Iterator[dict[str, np.ndarray]]):
         self._batches_after_snapshot = 0
 
     def __next__(self) -> dict[str, np.ndarray]:
-        with _errors_for_people():
+        with errors_for_people():
             batch = {name: tensor.numpy() for name, tensor in next(self._iterator).items()}
         if not self._config.pack:
             batch = self._converted(batch)
@@ -209,9 +209,10 @@ class SeqioFeed(Iterator[dict[str, np.ndarray]]):
         fitted = {name: _fit(rows, lengths.get(name, lengths["targets"])) for name, rows in batch.items()}
         return convert(fitted, self._architecture, lengths, loss_on_targets_only=self._config.loss_on_targets_only)
 
-    def _examples(self, *, shuffle: bool, epochs: int | None) -> tf.data.Dataset:
+    def _examples(self, *, shuffle: bool, epochs: int | None, provider: Provider | None = None) -> tf.data.Dataset:
+        """Of the provider, or of one of a mixture's tasks."""
         sharded = self._repeat and self._host_count > 1
-        return self._provider.get_dataset(
+        return (provider or self._provider).get_dataset(
             dict(self._config.task_feature_lengths),
             split=self._split,
             use_cached=self._config.use_cached_tasks,
@@ -223,16 +224,19 @@ class SeqioFeed(Iterator[dict[str, np.ndarray]]):
         )
 
     def _refuse_empty_split(self) -> None:
-        """A stream that repeats nothing would wait forever for its first example."""
-        with _errors_for_people():
-            first = next(iter(self._examples(shuffle=False, epochs=1)), None)
-        if first is None:
-            share = f" for host {self._host_index} of {self._host_count}" if self._host_count > 1 else ""
-            raise UserError(
-                f"The split {self._split!r} of {self._config.mixture_or_task_name!r} has no examples{share}: its "
-                "source is empty or smaller than the number of hosts, or its preprocessors drop every example. Look "
-                "at the task's files and filters, or read another split."
-            )
+        """A stream that repeats nothing would wait forever for its first example; so would a mixture with one in it."""
+        for task in tasks_with(self._provider, self._split):
+            if isinstance(self._provider, seqio.Mixture) and not self._provider.get_rate(task):
+                continue
+            with errors_for_people():
+                first = next(iter(self._examples(shuffle=False, epochs=1, provider=task)), None)
+            if first is None:
+                share = f" for host {self._host_index} of {self._host_count}" if self._host_count > 1 else ""
+                raise UserError(
+                    f"The split {self._split!r} of {task.name!r} has no examples{share}: its source is empty or "
+                    "smaller than the number of hosts, or its preprocessors drop every example. Look at the task's "
+                    "files and filters, or read another split."
+                )
 
     def _own_rows(self, rows: np.ndarray) -> np.ndarray:
         count = self._config.batch_size // self._host_count
@@ -276,10 +280,17 @@ def _fit(rows: np.ndarray, length: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _errors_for_people() -> Iterator[None]:
-    """Takes a UserError that was raised inside tf.data out of TensorFlow's account of it."""
+def errors_for_people() -> Iterator[None]:
+    """Takes a UserError that was raised inside tf.data out of TensorFlow's account of it, and turns SeqIO's complaint
+    about a feature that the preprocessors don't make, or make of another kind, into one."""
     try:
         yield
+    except ValueError as error:
+        if not str(error).startswith("Task dataset "):
+            raise
+        raise UserError(
+            f"{error}. The task's preprocessors have to make every feature in its output_features, as declared there."
+        ) from error
     except tf.errors.OpError as error:
         found = re.search(r"UserError: (.*?)\s*(?:\nTraceback |$)", error.message, re.DOTALL)
         if found is None:
@@ -313,8 +324,8 @@ def _check_readable(provider: Provider, config: FeedConfig, split: str, *, shuff
             raise UserError(
                 f"USE_CACHED_TASKS is True, but the task {task.name!r} has no cache in any of "
                 f"{list(seqio.utils.get_global_cache_dirs())}. Write --gin.USE_CACHED_TASKS=False to prepare the text "
-                "while training, or make the cache with seqio_cache_tasks and name its folder with "
-                "seqio.add_global_cache_dirs in MIXTURE_OR_TASK_MODULE."
+                "while training, or make the cache with seqio_cache_tasks and name the folder that holds it with "
+                "--seqio_additional_cache_dirs."
             )
         if task.requires_caching and not config.use_cached_tasks:
             raise UserError(

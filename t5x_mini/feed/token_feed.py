@@ -34,8 +34,8 @@ class TokenFeed(Iterator[Arrays]):
     """One host's share of a stream of batches: dicts of int32 `[batch_size // host_count, length]`.
 
     With `repeat` (training) every task is read epoch by epoch, each epoch in an order of its own if the configuration
-    says so, and a mixture's tasks take turns by their rates. Without (evaluation) the tasks are read one after the
-    other, in order and once, and a last batch that is not full is filled with rows of zeros, which carry no loss.
+    says so, and a mixture's tasks take turns by their rates. Without (evaluation) the tasks are read one after another,
+    by name, in order and once; a last batch that is not full is filled with rows of zeros, which carry no loss.
 
     Args:
         config: `seed`, `batch_size`, `task_feature_lengths`, `pack`, `shuffle`, `loss_on_targets_only` are used.
@@ -67,6 +67,8 @@ class TokenFeed(Iterator[Arrays]):
             )
         if architecture not in ARCHITECTURES:
             raise UserError(f"There is no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}.")
+        # The order must not matter, as a run may be resumed with its mixture written in another one.
+        tasks = sorted(tasks, key=lambda task: task.name)
         self._config, self._architecture, self._tasks = config, architecture, tasks
         self._own_rows = config.batch_size // host_count
         self._first_row = host_index * self._own_rows

@@ -90,16 +90,17 @@ def _of_definition(task, feed: FeedConfig, split: str, count: int, vocabulary) -
     if isinstance(task, PretrainingTask):
         found = _windows(task, rows, feed, count, vocabulary)
     else:
-        found = list(itertools.islice(_written(task, rows, vocabulary), count))
+        found = list(itertools.islice(_written(task, rows, vocabulary, skipped), count))
     if not found:
         raise sources.nothing_read(task, split, skipped)
     return found
 
 
-def _written(task: TextToTextTask, rows: Iterator, vocabulary) -> Iterator[Example]:
+def _written(task: TextToTextTask, rows: Iterator, vocabulary, skipped: sources.Skipped) -> Iterator[Example]:
     for row in itertools.islice(rows, _READ_AT_MOST):
         texts = write_row(task, row)
         if texts is None:
+            skipped.add("left out by the task", task.name)
             continue
         tokens = {name: np.asarray(vocabulary.encode(text), np.int32) for name, text in texts.items()}
         features = {name: np.append(ids, np.int32(EOS_ID)) for name, ids in tokens.items()}
@@ -145,6 +146,7 @@ def _without_padding(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _of_seqio(feed: FeedConfig, split: str, count: int) -> dict[str, list[Example]]:
     from t5x_mini.feed import seqio_lookup
+    from t5x_mini.feed.seqio_feed import errors_for_people
 
     provider = seqio_lookup.load_task(feed)
     tasks = seqio_lookup.tasks_with(provider, split)
@@ -153,7 +155,8 @@ def _of_seqio(feed: FeedConfig, split: str, count: int) -> dict[str, list[Exampl
             f"{provider.name!r} has no split {split!r}; it has {', '.join(sorted(provider.splits))}. "
             f"Write --split={sorted(provider.splits)[0]}."
         )
-    return {task.name: _of_seqio_task(task, feed, split, count) for task in tasks}
+    with errors_for_people():
+        return {task.name: _of_seqio_task(task, feed, split, count) for task in tasks}
 
 
 def _of_seqio_task(task, feed: FeedConfig, split: str, count: int) -> list[Example]:

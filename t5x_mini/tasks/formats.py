@@ -280,7 +280,7 @@ def _open_parquet(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
         with files.open_raw(path) as raw, pyarrow.parquet.ParquetFile(raw, pre_buffer=False) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        message = " ".join(str(error).split())
+        message = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"{path!r} cannot be read as Parquet: {message}. It may be damaged or incomplete.") from error
 
 

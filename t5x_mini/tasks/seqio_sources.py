@@ -37,7 +37,8 @@ def texts(definition: Task, row: Row) -> tuple[str, ...] | None:
     if isinstance(definition, PretrainingTask):
         return (row[definition.field],)
     written = text_to_text.write_row(definition, row)
-    return written and (written["inputs"], written["targets"], json.dumps(row, ensure_ascii=False))
+    # Parquet has dates, decimals and bytes, which JSON has not; nothing scores by them.
+    return written and (written["inputs"], written["targets"], json.dumps(row, ensure_ascii=False, default=str))
 
 
 def features(definition: Task) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ def shards(definition: Source, split: str) -> tuple[Shard, ...]:
     if _kind(definition) != "files":
         return _library(definition).shards(definition, name)
     paths = _paths(definition, split)
+    if not paths:
+        raise UserError(f"Split {split!r} of {definition.name!r} names no files: write a path, or leave the split out.")
     found = tuple(shard for path in paths for shard in formats.shards(path, whole=_is_document(definition, path)))
     if not found:
         raise UserError(f"Every file of split {split!r} of {definition.name!r} is empty: {', '.join(paths[:5])}.")

@@ -55,7 +55,7 @@ class _Fields(Mapping):
     def __getitem__(self, name):
         value = self._row[name]
         self.null |= value is None
-        return value
+        return _decoded(name, value) if isinstance(value, bytes) else value
 
     def __iter__(self):
         return iter(self._row)
@@ -65,6 +65,14 @@ class _Fields(Mapping):
 
 
 _FORMATTER = string.Formatter()
+
+
+def _decoded(name: str, value: bytes) -> str:
+    """Text that Parquet holds as bytes: format() would write it out as `b'...'`."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"The field {name!r} is not text: {value[:50]!r} is not UTF-8. Use another field.") from error
 
 
 def _checked(texts: Mapping[str, str], feature: str, name: str) -> str:

@@ -57,9 +57,13 @@ def vocab_command(
     held_out = list(_start(read("validation", sources.Skipped())))
     texts = read("train", skipped)
     kept = texts if held_out else _hold_out(texts, held_out)
-    path = vocabularies.train(
-        tqdm(kept, desc="Reading", unit=" texts"), output, size=size, model_type=model_type, byte_fallback=byte_fallback
-    )
+    options = {"size": size, "model_type": model_type, "byte_fallback": byte_fallback}
+    try:
+        path = vocabularies.train(tqdm(kept, desc="Reading", unit=" texts"), output, **options)
+    except UserError as error:
+        if skipped:  # perhaps all there was
+            raise UserError(f"{error} Left out or cut: {skipped}.") from error
+        raise
     if skipped:
         print(f"Left out or cut: {skipped}")
     vocabulary = vocabularies.load(path)
@@ -111,8 +115,10 @@ def _texts(definitions: Iterable[Source], split: str, skipped: sources.Skipped) 
             for row in sources.read(definition, shard, skipped):
                 if isinstance(definition, PretrainingTask):
                     yield row[definition.field]
+                elif (written := text_to_text.write_row(definition, row)) is None:
+                    skipped.add("left out by the task", definition.name)
                 else:
-                    yield from (text_to_text.write_row(definition, row) or {}).values()
+                    yield from written.values()
 
 
 def _seqio_texts(feed: FeedConfig, name: str, split: str, skipped: sources.Skipped) -> Iterator[str]:

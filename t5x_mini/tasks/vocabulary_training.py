@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -71,12 +72,20 @@ def train(
         )
     except RuntimeError as error:
         raise UserError(
-            f"SentencePiece could not make a vocabulary of {size} pieces from this text: {error}. "
-            "Ask for a smaller --size or give it more text."
+            f"SentencePiece could not make a vocabulary of {size} pieces from this text. {_advice(str(error))}"
         ) from error
     path = f"{os.fspath(output_prefix).removesuffix('.model')}.model"
     files.write_bytes(path, model.getvalue())
     return path
+
+
+def _advice(message: str) -> str:
+    """What to write instead, from the numbers in what SentencePiece says; or all that it says."""
+    if most := re.search(r"Please set it to a value <= (\d+)", message):
+        return f"There is enough for {most[1]}: write --size={most[1]} or less, or give it more text."
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return f"Its characters alone need {least[1]}: write --size={least[1]} or more."
+    return f"It says: {message}."
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:

@@ -90,11 +90,9 @@ def tokenize(
             f"Tokens are written to a local folder; found {output!r}. Write --output=FOLDER and copy it, for example "
             f"with `gcloud storage cp -r FOLDER {output}`. TOKENS_DIR may then be {output!r}: reading works from there."
         )
+    plans = list(_plans(feed, task, splits, Path(output)))  # a mistake in the last task shows before the first is read
     with WorkerPool(workers) as pool:
-        complete = {
-            str(plan.folder): _tokenize_split(plan, feed, pool, index, count)
-            for plan in _plans(feed, task, splits, Path(output))
-        }
+        complete = {str(plan.folder): _tokenize_split(plan, feed, pool, index, count) for plan in plans}
     if all(complete.values()):
         print(f"To train on it: DATA_FEED = 'tokens' and TOKENS_DIR = {output!r}")
     return list(complete)

@@ -44,3 +44,22 @@ def test_asks_for_the_labels():
 def test_names_the_closest_postprocessor():
     with pytest.raises(UserError, match="no postprocessor 'labels'; did you mean label\\? There are label, float"):
         postprocessors.by_name("labels")
+
+
+@pytest.mark.parametrize(
+    ("scoring", "words"),
+    [
+        ({"metrics": ("accuracy", "blue")}, "no metric 'blue'; did you mean bleu"),
+        ({"postprocessor": "lable"}, "no postprocessor 'lable'; did you mean label"),
+        ({"postprocessor": "label"}, r"my_task/TextToTextTask.labels = \('no', 'yes'\)"),
+    ],
+)
+def test_scoring_that_cannot_be_is_refused(scoring, words):
+    with pytest.raises(UserError, match=words):
+        postprocessors.check_scoring(TextToTextTask(name="my_task", files={}, **scoring))
+
+
+def test_scoring_that_can_be():
+    postprocessors.check_scoring(TextToTextTask(name="my_task", files={}))
+    scoring = {"metrics": ("accuracy",), "postprocessor": "label", "labels": ("no", "yes")}
+    postprocessors.check_scoring(TextToTextTask(name="my_task", files={}, **scoring))

@@ -97,6 +97,11 @@ def test_split_row_of_both_layouts():
     assert (inputs.tolist(), targets.tolist()) == ([3, 1], [9, 1, 0])
 
 
+def test_split_row_of_plain_language_modelling():
+    inputs, targets = report.split_row({"decoder_target_tokens": np.array([[3, 4, 9, 1, 0]])}, 0)
+    assert (inputs.tolist(), targets.tolist()) == ([], [3, 4, 9, 1, 0])
+
+
 def masked(vocabulary, *parts):
     """Tokens of a text in which `None` stands for the next sentinel; and the sentinels."""
     end = vocabulary.vocab_size

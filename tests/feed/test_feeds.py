@@ -11,6 +11,7 @@ from t5x_mini.feed.seqio_feed import SeqioFeed
 from t5x_mini.feed.token_feed import TokenFeed
 from t5x_mini.tasks import vocabularies
 from t5x_mini.tasks.definitions import Mixture, PretrainingTask, TextToTextTask
+from t5x_mini.tasks.objective_mixtures import ObjectiveMixture
 from t5x_mini.tasks.objectives import CausalLM, SpanCorruption
 from t5x_mini.tokens.tokenize import tokenize
 
@@ -135,6 +136,17 @@ def refused(config, split="train"):
     return str(error.value)
 
 
+@pytest.mark.parametrize("data_feed", ["tokens", "seqio"])
+@pytest.mark.parametrize("name", ["pairs", "both"])
+def test_scoring_that_cannot_be_is_refused_before_training(folder, data_feed, name):
+    tasks = tuple(
+        dataclasses.replace(task, postprocessor="lable") if task.name == "pairs" else task
+        for task in config_of(folder).tasks
+    )
+    words = refused(config_of(folder, data_feed=data_feed, tasks=tasks, mixture_or_task_name=name))
+    assert "no postprocessor 'lable'" in words
+
+
 def test_tokens_that_were_not_made(folder):
     words = refused(config_of(folder, mixture_or_task_name="untouched"))
     assert "there are no tokens of 'untouched', split 'train'" in words
@@ -172,6 +184,21 @@ def test_another_objective_needs_no_new_tokens(folder):
     assert next(feeds.make_feed(config, "encoder_decoder"))["encoder_input_tokens"].shape == (4, 24)
 
 
+@pytest.mark.parametrize("data_feed", ["tokens", "seqio"])
+@pytest.mark.parametrize("name", ["text", "both"])
+def test_room_for_several_examples_without_packing(folder, data_feed, name):
+    tasks = config_of(folder).tasks
+    objective = ObjectiveMixture(objectives=(SpanCorruption(),), rates=(1.0,), examples_per_row=2)
+    several = (dataclasses.replace(tasks[0], objective=objective), *tasks[1:])
+    config = config_of(folder, data_feed=data_feed, tasks=several, mixture_or_task_name=name)
+    words = refused(config)
+    assert "ObjectiveMixture.examples_per_row is 2" in words and "examples of 'text'" in words
+    assert "PACK is False" in words and "--gin.PACK=True" in words
+    if name == "text":  # the token feed doesn't pack examples of unequal lengths
+        batch = next(feeds.make_feed(dataclasses.replace(config, pack=True), "encoder_decoder"))
+        assert batch["encoder_segment_ids"].max() == 2
+
+
 @pytest.mark.parametrize("damage", ["missing", "shorter", "changed"])
 def test_shards_that_are_missing_or_damaged(folder, tmp_path, damage):
     config = config_of(folder, tokens_dir=str(tmp_path / "tokens"))
@@ -203,6 +230,7 @@ def test_an_unfinished_store(folder, tmp_path):
 PYTHON_TASKS = """
 import pathlib
 import seqio
+from t5x_mini.tasks.objective_mixtures import ObjectiveMixture
 from t5x_mini.tasks.objectives import CausalLM
 from t5x_mini.tasks.seqio_tasks import apply_objective
 
@@ -226,7 +254,7 @@ def test_tasks_registered_with_seqio_can_be_read_from_tokens(folder, monkeypatch
     names = dict(mixture_or_task_name="python_both", mixture_or_task_module="python_feed_tasks")
     config = config_of(folder, task_feature_lengths={"targets": 31}, batch_size=64, **names)
     tokenize(config, "python_both", splits=("train",), workers=1)
-    assert feeds.tasks_with_split(config, "train") == ["python_text", "python_lines"]
+    assert feeds.tasks_with_split(config, "train") == ["python_lines", "python_text"]
     assert feeds.model_vocab_size(config) == 384
     feed = feeds.make_feed(config, "causal_lm")
     assert [feed.position().fingerprint[f"rate of python_{name}"] for name in ("text", "lines")] == [3, 1]

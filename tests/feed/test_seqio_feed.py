@@ -17,7 +17,7 @@ from t5x_mini.feed.batch import feature_shapes, prefetch
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.position import Position
 from t5x_mini.feed.seqio_feed import SeqioFeed, load_task, model_vocab_size, task_vocabulary
-from t5x_mini.tasks.definitions import PretrainingTask
+from t5x_mini.tasks.definitions import Mixture, PretrainingTask
 
 ROOT = Path(__file__).parents[2]
 BOTH = {"inputs": 12, "targets": 10}
@@ -295,7 +295,7 @@ def test_a_task_that_cannot_be_saved_warns_once_and_counts_from_the_start():
         ({"host_index": 25, "host_count": 26, "batch_size": 26}, "no examples for host 25 of 26"),
         ({"split": "test"}, "'toy' has no split 'test'; it has empty, train, validation"),
         ({"host_count": 3}, "BATCH_SIZE is 4; it must be a positive multiple of the 3 host"),
-        ({"task": "toy_cacheable", "use_cached_tasks": True}, "write --gin.USE_CACHED_TASKS=False"),
+        ({"task": "toy_cacheable", "use_cached_tasks": True}, "write --gin.USE_CACHED_TASKS=False.*--seqio_add"),
         ({"task": "toy_cached_only"}, "only be read from a cache.*--gin.USE_CACHED_TASKS=True"),
         ({"task": "toy_in_order"}, "forbids shuffling .*--gin.SHUFFLE_TRAIN_EXAMPLES=False"),
         ({"task": "toy_no_files"}, "'toy_no_files' finds no files .*/nonexistent/text-"),
@@ -312,6 +312,33 @@ def test_a_task_that_cannot_be_saved_warns_once_and_counts_from_the_start():
 def test_errors_say_what_to_write_instead(fields, words):
     with pytest.raises(UserError, match=f"(?is){words}"):
         make_feed(**fields)
+
+
+def test_a_mixture_with_an_empty_task_is_refused_rather_than_waited_for(tmp_path):
+    (tmp_path / "text.txt").write_text("some words and some more of them\n" * 50)
+    (tmp_path / "latin.txt").write_bytes(b"\xe9\n")
+    tasks = (
+        *(PretrainingTask(name=name, files={"train": str(tmp_path / f"{name}.txt")}) for name in ("text", "latin")),
+        Mixture(name="some", tasks={"text": 100.0, "latin": 1.0}),
+        Mixture(name="none", tasks={"text": 1.0, "latin": 0.0}),
+    )
+    config = FeedConfig(mixture_or_task_name="some", tasks=tasks, task_feature_lengths=BOTH, batch_size=4)
+    with pytest.warns(UserWarning, match="invalid UTF-8"), pytest.raises(UserError, match="of 'latin' has no examples"):
+        SeqioFeed(config, "encoder_decoder")
+    next(SeqioFeed(dataclasses.replace(config, mixture_or_task_name="none"), "encoder_decoder"))
+
+
+def test_a_feature_that_no_preprocessor_makes_is_named():
+    toy = seqio.TaskRegistry.get("toy")
+    keep_inputs = seqio.map_over_dataset(lambda example: {"inputs": example["inputs"]})
+    seqio.TaskRegistry.add(
+        "toy_without_targets",
+        source=toy.source,
+        preprocessors=[*toy.preprocessors, keep_inputs],
+        output_features=toy.output_features,
+    )
+    with pytest.raises(UserError, match="missing expected output feature.* targets.*preprocessors have to make every"):
+        make_feed("toy_without_targets")
 
 
 def test_an_unknown_task_is_answered_with_the_closest_names():

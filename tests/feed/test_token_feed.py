@@ -16,7 +16,7 @@ from t5x_mini.feed import shuffle, token_feed, token_sources
 from t5x_mini.feed.batch import feature_shapes, prefetch
 from t5x_mini.feed.position import Position
 from t5x_mini.feed.row_plan import cycle_counts
-from t5x_mini.tasks.objectives import SpanCorruption
+from t5x_mini.tasks.objectives import IidDenoising, SpanCorruption
 from t5x_mini.tokens.store import TokenStore
 
 BOTH = {"inputs": 16, "targets": 8}
@@ -297,7 +297,7 @@ def test_targets_alone_do_not_suit_an_encoder(plain):
 
 def test_tasks_of_a_mixture_need_the_same_features(plain, pairs):
     with pytest.raises(
-        UserError, match="'toy' has the features targets, and 'pairs' in the same mixture has inputs, targets"
+        UserError, match="'pairs' has the features inputs, targets, and 'toy' in the same mixture has targets"
     ):
         make_feed([plain, pairs], "causal_lm")
 
@@ -365,11 +365,35 @@ def test_a_mixture_keeps_to_its_rates_and_each_task_to_its_epochs(folder, text):
 
 def test_a_mixture_joins_text_and_examples(text, pairs):
     batch = make_feed([text, pairs], batch_size=64).batch(0)
-    (_, windows), (_, pair_numbers) = make_feed([text, pairs], batch_size=64).examples_of(0)
-    assert len(windows) + len(pair_numbers) == 64
+    seen = dict(make_feed([text, pairs], batch_size=64).examples_of(0))
+    pair_numbers = seen["pairs"]
+    assert len(seen["toy"]) + len(pair_numbers) == 64
     is_pair = (batch["encoder_input_tokens"] != 0).sum(axis=1) < 8
     assert is_pair.sum() == len(pair_numbers)
     assert (batch["encoder_input_tokens"][is_pair, 0] - FIRST_TOKEN).tolist() == pair_numbers.tolist()
+
+
+def test_a_mixture_in_another_order_is_the_same_stream(text, pairs):
+    assert_same(take(make_feed([text, pairs]), 3), take(make_feed([pairs, text]), 3))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_weights_of_one_task_in_a_mixture(text, pairs, architecture):
+    def batch_of(**options):
+        objective = IidDenoising(style="mask", noise_density=0.25, **options)
+        tasks = [dataclasses.replace(text, objective=objective), pairs]
+        lengths = {"inputs": 16, "targets": 16}
+        return make_feed(tasks, architecture, batch_size=64, task_feature_lengths=lengths).batch(0)
+
+    usual, bert = batch_of(), batch_of(loss_on_masked_only=True)
+    weights = bert.pop("decoder_loss_weights")
+    usual_weights = usual.pop("decoder_loss_weights")
+    assert_same([bert], [usual])
+    is_window = usual_weights.sum(axis=1) == 16  # fifteen tokens and EOS; a pair's targets are shorter
+    assert 0 < is_window.sum() < 64
+    assert (weights <= usual_weights).all()
+    assert set(weights[is_window].sum(axis=1).tolist()) == {4}  # a quarter of fifteen tokens
+    np.testing.assert_array_equal(weights[~is_window], usual_weights[~is_window])
 
 
 # Reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -295,6 +296,14 @@ def test_a_language_model_reads_no_inputs(folder, printed):
 def test_an_unknown_split_is_refused(printed):
     with pytest.raises(UserError, match="has a split 'dev'; there are train, validation. Write --split=train"):
         printed("text", split="dev")
+
+
+def test_what_a_task_leaves_out_is_told_from_what_is_not_there(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"question": "x", "answer": null}\n')
+    pairs = {"inputs": "{question}", "targets": "{answer}", "files": {"train": str(tmp_path / "pairs.jsonl")}}
+    config = dataclasses.replace(feed(tmp_path, "nulls"), tasks=(TextToTextTask(name="nulls", **pairs),))
+    with pytest.raises(UserError, match="everything was skipped \\(left out by the task: 1"):
+        stages.examples(config, "train", 1)
 
 
 def test_the_picture_shows_what_is_cut(tmp_path):

@@ -1,6 +1,7 @@
 """Definitions as SeqIO tasks: what examples hold, that none is lost, and that tf.data can save its place in them."""
 
 import dataclasses
+import datetime
 import gzip
 import json
 
@@ -427,6 +428,15 @@ def test_text_to_text_reaches_the_batch(config, vocabulary, tmp_path, kind):
         inputs, targets = (vocabulary.encode(text) + [1] for text in (f"translate: number {i}", f"zahl {i}"))
         assert batch["encoder_input_tokens"][i].tolist() == inputs + [0] * (64 - len(inputs))
         assert batch["decoder_target_tokens"][i].tolist() == targets + [0] * (14 - len(targets))
+
+
+def test_rows_may_hold_what_json_has_not(config, tmp_path):
+    row = {"en": "a house", "de": "ein Haus", "when": datetime.date(2020, 1, 2), "raw": b"\xff"}
+    path = tmp_path / "dated.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    task = TextToTextTask(name="dated", files={"train": str(path)}, inputs="{en}", targets="{de}")
+    (example,) = examples(registered(config(task, name="dated")))
+    assert json.loads(example["row"])["when"] == "2020-01-02"
 
 
 def test_cut_texts_keep_their_eos(config, tmp_path):

@@ -458,6 +458,8 @@ def test_no_source_and_two():
 def test_nothing_to_read(tmp_path):
     with pytest.raises(UserError, match=r"There are no files '.*/none\.txt'"):
         sources.shards(text_task(tmp_path / "none.txt"), "train")
+    with pytest.raises(UserError, match="Split 'train' of 'none' names no files"):
+        sources.shards(PretrainingTask(name="none", files={"train": ()}), "train")
     (tmp_path / "empty.txt").touch()
     with pytest.raises(UserError, match=r"Every file of split 'train' of 'my_text' is empty: .*empty\.txt"):
         sources.shards(text_task(tmp_path / "empty.txt"), "train")

@@ -33,6 +33,12 @@ def test_leaves_out_a_row_with_a_null_that_a_template_uses():
     assert write_row(_pairs(), {"en": "x", "de": "y", "note": None}) is not None
 
 
+def test_bytes_are_read_as_text():
+    assert write_row(_pairs(), {"en": "été".encode(), "de": "Sommer"})["inputs"] == "translate English to German: été"
+    with pytest.raises(UserError, match="The field 'de' is not text: b'\\\\xff' is not UTF-8"):
+        write_row(_pairs(), {"en": "x", "de": b"\xff"})
+
+
 def test_names_the_fields_that_there_are():
     with pytest.raises(UserError, match=r"pairs.inputs = .*\{en\}' uses the field 'en'.*'english', 'german'"):
         write_row(_pairs(), {"english": "x", "german": "y"})

@@ -92,9 +92,12 @@ def test_nothing_to_train_on(feed, tmp_path):
     (tmp_path / "blank.txt").write_text("\n\n")
     with pytest.raises(UserError, match="There is no text to train a vocabulary on"):
         vocab_command.vocab_command(output, text=[str(tmp_path / "blank.txt")])
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"There is no text.* Left out or cut: invalid UTF-8: 1, first at .*latin\.txt"):
+        vocab_command.vocab_command(output, text=[str(tmp_path / "latin.txt")])
     with pytest.raises(UserError, match="no task or mixture named 'my_txt'"):
         vocab_command.vocab_command(output, feed=feed, task="my_txt")
-    with pytest.raises(UserError, match=r"300 pieces.*smaller --size"):
+    with pytest.raises(UserError, match=r"300 pieces.*There is enough for \d+: write --size=\d+ or less"):
         vocab_command.vocab_command(output, feed=feed, task="my_text", size=300)
 
 

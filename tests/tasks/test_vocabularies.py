@@ -230,8 +230,12 @@ def test_cutting_loses_nothing(text):
 
 
 def test_too_little_text_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"could not make a vocabulary of 5000 pieces.*smaller --size"):
+    with pytest.raises(
+        UserError, match=r"could not make a vocabulary of 5000 pieces.*enough for \d+: write --size=\d+ or"
+    ):
         vocabularies.train(SENTENCES, tmp_path / "vocabulary", size=5000)
+    with pytest.raises(UserError, match=r"vocabulary of 5 pieces.*characters alone need \d+: write --size=\d+ or more"):
+        vocabularies.train(SENTENCES, tmp_path / "vocabulary", size=5)
     with pytest.raises(UserError, match=r"no text"):
         vocabularies.train([], tmp_path / "vocabulary", size=50)
     with pytest.raises(UserError, match=r"'word'.*'unigram'.*'bpe'"):

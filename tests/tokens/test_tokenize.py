@@ -287,6 +287,14 @@ def test_mistakes_are_named_before_any_work(stream, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
+def test_a_mistake_in_a_mixtures_last_task_is_named_before_its_first_is_read(stream, tmp_path):
+    missing = PretrainingTask(name="missing", files={"train": f"{tmp_path}/nowhere.txt"})
+    config = feed(stream[0], missing, Mixture(name="both", tasks={"toy": 1.0, "missing": 1.0}))
+    with pytest.raises(UserError, match="nowhere.txt"):
+        tokenize(config, "both", output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_function_that_no_other_process_can_import_is_refused(tmp_path):
     task = TextToTextTask(
         name="toy", files={"train": str(write_lines(tmp_path / "a.txt", ["x"]))}, write=lambda row: None
