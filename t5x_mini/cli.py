@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # TensorFlow (which only reads data here) otherwise greets everyone with what it didn't find on the machine.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # not where in the code it was thought of
     try:
         options = _parse(sys.argv[1:] if arguments is None else arguments)
         _set_data_folders(options)

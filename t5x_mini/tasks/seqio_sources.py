@@ -128,7 +128,9 @@ class _Reader:
         self._names = features(definition)
         self._cursors: dict[int, _Cursor] = {}
         self._lock = threading.Lock()
-        self._report = _Report(definition.name)
+        # A shard is read in every epoch; what it leaves out is counted in the first.
+        self._first_report, self._later_report = _Report(definition.name), _Report(definition.name, silent=True)
+        self._begun: set[int] = set()
 
     def blocks(self, shard: tf.Tensor) -> tf.data.Dataset:
         """The blocks of a shard, `{feature: string[rows]}`."""
@@ -146,18 +148,18 @@ class _Reader:
         with self._lock:
             cursor = self._cursors.pop(shard, None)
         if cursor is None or cursor.number > number:
-            cursor = _Cursor(self._written(self._shards[shard]))
+            cursor = _Cursor(self._written(shard))
         rows = cursor.block(number)
         if rows:
             with self._lock:
                 self._cursors[shard] = cursor
         return tuple(np.array([strings[i] for strings in rows], dtype=object) for i in range(len(self._names)))
 
-    def _written(self, shard: Shard) -> Iterator[tuple[str, ...]]:
-        skipped = Skipped()
-        return self._report.written(
-            self._definition, sources.read(self._definition, shard, skipped), skipped, shard.name
-        )
+    def _written(self, number: int) -> Iterator[tuple[str, ...]]:
+        report = self._later_report if number in self._begun else self._first_report
+        self._begun.add(number)
+        shard, skipped = self._shards[number], Skipped()
+        return report.written(self._definition, sources.read(self._definition, shard, skipped), skipped, shard.name)
 
 
 @dataclasses.dataclass
@@ -177,8 +179,9 @@ class _Cursor:
 class _Report:
     """Warns of rows that are left out: the 1st, the 10th, the 100th, … for each reason, with the first one's place."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, silent: bool = False):
         self._name = name
+        self._silent = silent
         self._all = Skipped()
         self._lock = threading.Lock()
 
@@ -202,7 +205,7 @@ class _Report:
             for reason, count in skipped.counts.items():
                 before = self._all.counts.get(reason, 0)
                 self._all.merge(Skipped({reason: count}, {reason: skipped.first[reason]}))
-                if len(str(before + count)) > len(str(before)) or before == 0:
+                if not self._silent and (len(str(before + count)) > len(str(before)) or before == 0):
                     words = f"{self._name}: {reason}: {before + count} so far, first at {self._all.first[reason]}."
                     warnings.warn(words, stacklevel=2)
         skipped.counts.clear()

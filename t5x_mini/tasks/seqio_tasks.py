@@ -24,7 +24,7 @@ import tensorflow as tf
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import metrics, postprocessors
 from t5x_mini.feed.config import FeedConfig
-from t5x_mini.tasks import registry, seqio_sources, vocabularies
+from t5x_mini.tasks import files, registry, seqio_sources, vocabularies
 from t5x_mini.tasks.definitions import Definition, Mixture, PretrainingTask, TextToTextTask
 from t5x_mini.tasks.noise import EOS_ID
 from t5x_mini.tasks.objectives import Objective, Vocabulary
@@ -35,6 +35,7 @@ Preprocessor = Callable[..., tf.data.Dataset]
 # T5's choice: text is concatenated in blocks of this many documents before it is cut into windows.
 _DOCUMENTS_PER_BLOCK = 128
 _FEATURES = ("inputs", "targets", "loss_weights")
+_BYTES_OF_A_SMALL_EXAMPLE = 16
 
 
 # Preprocessors
@@ -322,7 +323,11 @@ def _task(definition: PretrainingTask | TextToTextTask, feed: FeedConfig, featur
         name: seqio.Feature(seqio_vocabulary, add_eos=name != "loss_weights", required=name == "targets")
         for name in features
     }
-    common = {"source": seqio_sources.source_of(definition), "output_features": output_features}
+    common = {
+        "source": seqio_sources.source_of(definition),
+        "output_features": output_features,
+        "shuffle_buffer_size": _shuffle_buffer_size(definition),
+    }
     if isinstance(definition, PretrainingTask):
         # SeqIO's vocabulary does not count the extra ids that a model file brings itself, as mT5's does.
         options = {"eos_between_documents": definition.eos_between_documents, "vocabulary": vocabulary}
@@ -338,6 +343,23 @@ def _task(definition: PretrainingTask | TextToTextTask, feed: FeedConfig, featur
         "postprocess_fn": functools.partial(_postprocess, definition),
         "metric_fns": [_metric(name) for name in definition.metrics],
     }
+
+
+def _shuffle_buffer_size(definition: PretrainingTask | TextToTextTask) -> int:
+    """SeqIO's 1000 examples, or so many as a small corpus may have.
+
+    SeqIO repeats a corpus before it shuffles: one of three lines would be read hundreds of times for the first batch.
+    """
+    patterns = (definition.files or {}).get("train", ())
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns or any("://" in pattern for pattern in patterns):
+        return seqio.SHUFFLE_BUFFER_SIZE
+    try:
+        paths = [path for pattern in patterns for path in files.expand(pattern)]
+    except UserError:  # whoever reads them says what is wrong
+        return seqio.SHUFFLE_BUFFER_SIZE
+    size = sum(files.size(path) * (4 if files.suffixes(path)[1] else 1) for path in paths)
+    return min(max(size // _BYTES_OF_A_SMALL_EXAMPLE, 1), seqio.SHUFFLE_BUFFER_SIZE)
 
 
 def _tokenize_pairs(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:

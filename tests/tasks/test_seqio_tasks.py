@@ -527,3 +527,31 @@ def test_nested_rows_of_tfds_are_written_as_texts(config):
     assert [row["inputs_pretokenized"].decode() for row in rows] == ["q: who c: c d", "q: why c: e"]
     assert [row["targets_pretokenized"].decode() for row in rows] == ["a", "f"]
     assert json.loads(rows[0]["row"])["answers"] == {"text": ["a", "b"]}
+
+
+def test_what_is_left_out_is_counted_in_the_first_epoch_alone(tmp_path, model):
+    (tmp_path / "text.txt").write_bytes(b"\xff\n" + "\n".join(SENTENCES[:5]).encode())
+    task = PretrainingTask(name="epochs", files={"train": str(tmp_path / "text.txt")})
+    config = FeedConfig(
+        mixture_or_task_name="epochs",
+        tasks=(task,),
+        vocabulary=model,
+        task_feature_lengths={"inputs": 30, "targets": 30},
+        batch_size=2,
+    )
+    source = seqio_tasks.register(registry.find("epochs", config), config).source
+    with pytest.warns(UserWarning) as caught:
+        read = list(source.get_dataset("train", shuffle=False).repeat(20).as_numpy_iterator())
+    assert len(read) == 20 * 5
+    assert [str(warning.message).split(", first")[0] for warning in caught] == ["epochs: invalid UTF-8: 1 so far"]
+
+
+@pytest.mark.parametrize(("lines", "buffer"), [(1, 1), (40, 100), (5000, 1000)])
+def test_a_small_corpus_has_a_small_shuffle_buffer(tmp_path, model, lines, buffer):
+    (tmp_path / "text.txt").write_text("a line of text, 40 characters with its\n\n" * lines)
+    task = PretrainingTask(name="small", files={"train": str(tmp_path / "text.txt")})
+    config = FeedConfig(
+        mixture_or_task_name="small", tasks=(task,), vocabulary=model, task_feature_lengths={}, batch_size=1
+    )
+    made = seqio_tasks.register(registry.find("small", config), config)
+    assert made.shuffle_buffer_size == pytest.approx(buffer, abs=2)
