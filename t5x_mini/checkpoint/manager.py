@@ -4,7 +4,8 @@ A checkpoint is a folder `checkpoints/<step>` with three items:
 
     state      step, parameters, optimiser state and random key, as `layout.py` lays them out
     position   where every host's stream of batches stood, after the last batch that was trained on
-    run        JSON: what the model is, so that a checkpoint of another model is refused with the reason
+    run        JSON: what the model is and which vocabulary it was trained on, so that a checkpoint of another model, or
+               one that reads other words into the same ids, is refused with the reason
 """
 
 from __future__ import annotations
@@ -48,8 +49,13 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, run_dir: str, config: CheckpointConfig | None = None):
-        """Opens (and with a `config` creates) the run's checkpoints; left-overs of interrupted saves are removed."""
+    def __init__(self, run_dir: str, config: CheckpointConfig | None = None, vocabulary: str | None = None):
+        """Opens (and with a `config` creates) the run's checkpoints; left-overs of interrupted saves are removed.
+
+        Args:
+            vocabulary: what tells the run's from others (`feeds.vocabulary_id`); None: not known, and not checked.
+        """
+        self._vocabulary = vocabulary
         self.directory = epath.Path(run_dir).absolute() if "://" not in run_dir else epath.Path(run_dir)
         self.directory = self.directory / FOLDER
         keep = config.keep if config else None
@@ -82,7 +88,9 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(self._take_apart(state)),
                 position=PositionSave(position),
-                run=ocp.args.JsonSave({"format": FORMAT, "model": dataclasses.asdict(model)}),
+                run=ocp.args.JsonSave(
+                    {"format": FORMAT, "model": dataclasses.asdict(model), "vocabulary": self._vocabulary}
+                ),
             ),
             force=True,
         )
@@ -143,7 +151,8 @@ class Checkpoints:
         return join(read)
 
     def _check_model(self, step: int, model: TransformerConfig) -> None:
-        saved = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]["model"]
+        run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        saved = run["model"]
         now = _as_json(dataclasses.asdict(model))
         differences = [
             f"    {name}: {saved.get(name)} when it was saved, {now[name]} now"
@@ -155,6 +164,13 @@ class Checkpoints:
                 f"The checkpoint {self.directory / str(step)} holds another model:\n"
                 + "\n".join(differences)
                 + "\nGo back to the same values, or choose a new folder: --gin.MODEL_DIR=runs/another_name"
+            )
+        trained_on = run.get("vocabulary")
+        if trained_on and self._vocabulary and trained_on != self._vocabulary:
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} was trained on another vocabulary of the same size: "
+                f"{trained_on} when it was saved, {self._vocabulary} now. Its ids would mean other words. Set "
+                "VOCABULARY and EXTRA_IDS as in the config.gin of the run that made it."
             )
 
     def _check_arrays(self, step: int, shapes: TrainState) -> None:

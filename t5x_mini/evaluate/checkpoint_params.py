@@ -18,7 +18,7 @@ def restore_params(run: Run) -> tuple[int, Mapping[str, jax.Array]]:
     from t5x_mini.checkpoint.manager import Checkpoints, locate  # Orbax takes a second to import
 
     run_dir, step = locate(run.config.evaluate.checkpoint_path or run.config.train.model_dir)
-    checkpoints = Checkpoints(run_dir)
+    checkpoints = Checkpoints(run_dir, vocabulary=run.vocabulary)
     params = checkpoints.restore_params(
         step, run.shapes.params, run.shardings.params, run.config.model, run.partitioner
     )

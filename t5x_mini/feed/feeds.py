@@ -91,6 +91,24 @@ def vocabulary(config: FeedConfig) -> vocabularies.Vocabulary | seqio.Vocabulary
     return seqio_lookup.task_vocabulary(config)
 
 
+def vocabulary_id(config: FeedConfig) -> str | None:
+    """What tells the task's vocabulary from others of its size, for people too; None where that isn't known.
+
+    Raises what `vocabulary` raises.
+    """
+    found = vocabulary(config)
+    if not hasattr(found, "fingerprint"):  # SeqIO's
+        path = getattr(found, "sentencepiece_model_file", None)
+        if path is None:
+            return None
+        try:
+            found = vocabularies.load(path, found.extra_ids)
+        except UserError:  # not in T5's layout, which a task of one's own need not have
+            return None
+    known = found.fingerprint()
+    return f"{known.get('sha256', known['library'])[:12]} and {known['extra_ids']} extra ids"
+
+
 def model_vocab_size(config: FeedConfig) -> int:
     """Rows of the embedding: the vocabulary's size, sentinels included, rounded up to a multiple of 128.
 

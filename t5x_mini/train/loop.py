@@ -56,7 +56,7 @@ class _Training:
         self.is_primary = jax.process_index() == 0
         if self.is_primary:
             self.folder.mkdir(parents=True, exist_ok=True)
-        self.checkpoints: Checkpoints = Checkpoints(run.config.train.model_dir, run.config.checkpoint)
+        self.checkpoints: Checkpoints = Checkpoints(run.config.train.model_dir, run.config.checkpoint, run.vocabulary)
 
     def __enter__(self) -> _Training:
         return self
@@ -120,7 +120,7 @@ class _Training:
         from t5x_mini.checkpoint.manager import Checkpoints, locate
 
         run_dir, step = locate(initial)
-        with contextlib.closing(Checkpoints(run_dir)) as checkpoints:
+        with contextlib.closing(Checkpoints(run_dir, vocabulary=self.assembled.vocabulary)) as checkpoints:
             state, _ = self._restore(checkpoints, step)
         self._say(f"starting from step {step} of {run_dir}, with its optimiser state; the data starts anew")
         return state, None

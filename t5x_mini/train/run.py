@@ -27,6 +27,7 @@ class Run:
         shapes: shape and dtype of every array of the state.
         shardings: and how each is split.
         total_steps: the step to stop at; 0 where nothing is trained.
+        vocabulary: what tells the task's vocabulary from others (`feeds.vocabulary_id`); None where it isn't known.
     """
 
     config: RunConfig
@@ -34,6 +35,7 @@ class Run:
     shapes: state.TrainState
     shardings: state.TrainState
     total_steps: int
+    vocabulary: str | None = None
 
     def batch_shapes(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a global batch of so many rows."""
@@ -63,14 +65,15 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     _check_folders(config)
     partitioner = make_partitioner(config.partitioning, devices)
     _check_batch(config, partitioner)
+    vocabulary = None
     if config.model.vocab_size is None:  # after all that can be refused without importing TensorFlow
-        vocab_size = feeds.model_vocab_size(config.feed)
+        vocab_size, vocabulary = feeds.model_vocab_size(config.feed), feeds.vocabulary_id(config.feed)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
     total_steps = _total_steps(config)
     config = dataclasses.replace(config, schedule=schedules.resolve(config.schedule, total_steps))
     shapes = jax.eval_shape(lambda: state.create(config.model, config.optimizer, config.train))
     shardings = partitioner.shardings(shapes, state.axes(config.model, config.optimizer, shapes))
-    return Run(config, partitioner, shapes, shardings, total_steps)
+    return Run(config, partitioner, shapes, shardings, total_steps, vocabulary)
 
 
 def _check_folders(config: RunConfig) -> None:

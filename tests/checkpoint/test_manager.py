@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import functools
 import json
@@ -288,3 +289,20 @@ def test_locate_says_which_steps_there_are(three_steps):
     assert str(error.value) == (
         f"There is no checkpoint {three_steps}/checkpoints/50. {three_steps} has those of the steps 5, 10, 100."
     )
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path):
+    run = small(MESH)
+    checkpoints = Checkpoints(str(tmp_path), KEEP_ALL, "0123 and 100 extra ids")
+    checkpoints.save(eight_devices.random_state(run, 1), POSITION, run.config.model, run.partitioner)
+    checkpoints.wait()
+    checkpoints.close()
+    arguments = (1, run.shapes, run.shardings, run.config.model, run.partitioner)
+    for vocabulary in (None, "0123 and 100 extra ids"):
+        with contextlib.closing(Checkpoints(str(tmp_path), vocabulary=vocabulary)) as same:
+            assert same.restore(*arguments).step == 1
+    with contextlib.closing(Checkpoints(str(tmp_path), vocabulary="4567 and 100 extra ids")) as other:
+        with pytest.raises(
+            UserError, match="was trained on another vocabulary .*0123 .* when it was saved, 4567 .* now"
+        ):
+            other.restore(*arguments)

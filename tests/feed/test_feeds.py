@@ -264,3 +264,18 @@ def test_tasks_registered_with_seqio_can_be_read_from_tokens(folder, monkeypatch
     whole = "".join(lines)
     assert all(text in lines or text in whole for text in texts)
     assert {text in lines for text in texts} == {True, False}
+
+
+def test_vocabularies_of_one_size_are_told_apart(folder, tmp_path):
+    words = [f"{number} words in a line" for number in range(100)]
+    names = [vocabularies.train(words[part:], tmp_path / f"{part}", size=30) for part in (0, 90)]
+    known = [feeds.vocabulary_id(config_of(folder, vocabulary=name)) for name in names]
+    assert len(set(known)) == 2
+    assert feeds.vocabulary_id(config_of(folder, vocabulary=names[0], extra_ids=7)) not in known
+
+
+def test_a_vocabulary_is_the_same_one_in_seqio(folder, monkeypatch):
+    config = config_of(folder, vocabulary="docs_8k")
+    expected = feeds.vocabulary_id(config)
+    monkeypatch.setattr(feeds, "vocabulary", lambda config: vocabularies.load("docs_8k").seqio())
+    assert feeds.vocabulary_id(config) == expected
