@@ -267,8 +267,9 @@ def test_tasks_registered_with_seqio_can_be_read_from_tokens(folder, monkeypatch
 
 
 def test_vocabularies_of_one_size_are_told_apart(folder, tmp_path):
-    texts = {"en": "the quick brown fox jumps over the lazy dog", "de": "der flinke braune fuchs rennt davon"}
-    names = [vocabularies.train([text] * 20, tmp_path / name, size=28) for name, text in texts.items()]
+    sentence = "the quick brown fox jumps over the lazy dog"
+    texts = {"a": sentence, "b": f"{sentence} and the lazy cat"}
+    names = [vocabularies.train([text] * 20, tmp_path / name, size=30) for name, text in texts.items()]
     known = [feeds.vocabulary_id(config_of(folder, vocabulary=name)) for name in names]
     assert len(set(known)) == 2
     assert feeds.vocabulary_id(config_of(folder, vocabulary=names[0], extra_ids=7)) not in known
