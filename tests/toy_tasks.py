@@ -1,5 +1,7 @@
 """Small SeqIO tasks of numbers, registered on import: example n holds nothing but the token n + 2, and EOS."""
 
+import functools
+
 import seqio
 import tensorflow as tf
 
@@ -32,19 +34,23 @@ def weigh_only_eos(dataset):
     return dataset.map(lambda example: {**example, "loss_weights": tf.concat([0 * example["targets"], [1]], axis=0)})
 
 
+def share_right(targets, predictions):
+    return {"share_right": sum(map(int.__eq__, targets, predictions)) / len(targets)}
+
+
 def add(name, features=("inputs", "targets"), first=(), last=(), source=None, **options):
     seqio.TaskRegistry.add(
         name,
         source=source or seqio.FunctionDataSource(numbers, splits=("train", "validation", "empty")),
         preprocessors=[*first, to_features(features), *last, seqio.preprocessors.append_eos],
         output_features={feature: seqio.Feature(VOCABULARY, add_eos=True) for feature in features},
-        metric_fns=[],
-        **options,
+        **{"metric_fns": []} | options,
     )
 
 
 add("toy", shuffle_buffer_size=10)
 add("toy_weighted", last=[weigh_only_eos], shuffle_buffer_size=10)
+add("toy_scored", metric_fns=[share_right, functools.partial(share_right)])
 add("toy_targets", features=("targets",))
 add("toy_inputs", features=("inputs",))
 add("toy_in_python", first=[through_python])

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from t5x_mini.errors import UserError
@@ -134,9 +134,14 @@ def _registered_rows(feed: FeedConfig, known: Mapping[str, Definition]) -> list[
             tasks = [f"{task.name} {provider.get_rate(task):g}" for task in provider.tasks]
             rows.append((name, "SeqIO mixture", f"{len(tasks)} tasks", splits, "", _joined(tasks)))
             continue
-        metrics = [metric.name if hasattr(metric, "name") else metric.__name__ for metric in provider.metric_objs]
-        rows.append((name, "SeqIO task", type(provider.source).__name__, splits, "", ", ".join(metrics)))
+        metrics = ", ".join(map(_name_of, provider.metric_fns))
+        rows.append((name, "SeqIO task", type(provider.source).__name__, splits, "", metrics))
     return rows
+
+
+def _name_of(function: Callable) -> str:
+    function = getattr(function, "func", function)  # of a functools.partial
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _patterns(patterns: str | Iterable[str]) -> list[str]:

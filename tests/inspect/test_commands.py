@@ -356,6 +356,7 @@ def test_the_list_has_what_a_module_registers(capsys):
     commands.list_tasks(config)
     rows = _rows(capsys.readouterr().out)
     assert rows["toy"] == ["SeqIO task", "FunctionDataSource", "empty, train, validation", "", ""]
+    assert rows["toy_scored"][4] == "share_right, share_right"
     assert rows["toy_mixture"][::4] == ["SeqIO mixture", "toy 1, toy_in_order 1"]
 
 
