@@ -6,7 +6,10 @@ of the batch.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +24,15 @@ from t5x_mini.parallel.sharding import constrain
 MASKED = -1e10  # T5X's; a row with nothing to see becomes uniform rather than NaN
 
 
+class KeysValues(NamedTuple):
+    """What attention reads; heads before positions, so that a cache of them is read in the order of its memory."""
+
+    keys: Float[Array, "b h k d"]
+    values: Float[Array, "b h k d"]
+
+
 class Attention(nnx.Module):
-    """Queries from `x`, keys and values from `context`. T5 does not scale by 1/sqrt(head_dim): its initialiser does."""
+    """Queries from `x`, keys and values from a context. T5 does not scale by 1/sqrt(head_dim): its initialiser does."""
 
     def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         width, joined = config.emb_dim, config.num_heads * config.head_dim
@@ -38,48 +48,71 @@ class Attention(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "b q e"],
-        context: Float[Array, "b k e"],
-        mask: Bool[Array, "b 1 q k"],
+        x: Float[Array, "r q e"],
+        parts: Sequence[KeysValues],
+        mask: Bool[Array, "r 1 #q k"],
         bias: Float[Array, "1 h q k"] | None,
         config: TransformerConfig,
-        key: PRNGKeyArray | None,
-    ) -> Float[Array, "b q e"]:
-        dtype = jnp.dtype(config.dtype)
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "r q e"]:
+        """What `x` reads from keys and values, which stand in one or several parts (`dot_product_attention`)."""
+        query = self._heads(self.query, x, config)
+        mixed = dot_product_attention(query, parts, mask=mask, bias=bias, dropout_rate=config.dropout_rate, key=key)
+        return self.out(mixed.reshape(*x.shape[:2], -1), jnp.dtype(config.dtype))
 
-        def heads(projection: Dense, source: Array) -> Array:
-            split = projection(source, dtype).reshape(*source.shape[:2], config.num_heads, config.head_dim)
-            return constrain(split, "batch", "length", "heads", None)
+    def keys_values(self, context: Float[Array, "b k e"], config: TransformerConfig) -> KeysValues:
+        """What there is to read in `context`."""
+        keys, values = (self._heads(projection, context, config) for projection in (self.key, self.value))
+        return KeysValues(keys.swapaxes(1, 2), values.swapaxes(1, 2))
 
-        mixed = dot_product_attention(
-            heads(self.query, x),
-            heads(self.key, context),
-            heads(self.value, context),
-            mask=mask,
-            bias=bias,
-            dropout_rate=config.dropout_rate,
-            key=key,
-        )
-        return self.out(mixed.reshape(*x.shape[:2], -1), dtype)
+    def _heads(self, projection: Dense, x: Float[Array, "b l e"], config: TransformerConfig) -> Array:
+        split = projection(x, jnp.dtype(config.dtype)).reshape(*x.shape[:2], config.num_heads, config.head_dim)
+        return constrain(split, "batch", "length", "heads", None)
 
 
 def dot_product_attention(
-    query: Float[Array, "b q h d"],
-    key_: Float[Array, "b k h d"],
-    value: Float[Array, "b k h d"],
+    query: Float[Array, "r q h d"],
+    parts: Sequence[KeysValues],
     *,
-    mask: Bool[Array, "b 1 q k"],
+    mask: Bool[Array, "r 1 #q k"],
     bias: Float[Array, "1 h q k"] | None = None,
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
-) -> Float[Array, "b q h d"]:
-    """Softmax attention; the softmax is in float32, the products in the operands' dtype."""
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key_).astype(jnp.float32)
+) -> Float[Array, "r q h d"]:
+    """Softmax attention; the softmax is in float32, the products in the operands' dtype.
+
+    Args:
+        query: of `r` rows.
+        parts: keys and values, in one part or in several that are read as one, in this order. A part of `b` rows
+            serves `r / b` rows of queries in turn: several answers to one input share what is read of it.
+        mask: over the keys of all parts; True is read. So is `bias`.
+        bias: added to the scores.
+        dropout_rate: of the weights.
+        key: a PRNG key, or None when not training.
+    """
+    scores = jnp.concatenate([_scores(query, part.keys) for part in parts], axis=-1).astype(jnp.float32)
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(query.dtype)
     weights = dropout(weights, dropout_rate, key, broadcast=2)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+    ends = np.cumsum([part.keys.shape[2] for part in parts])[:-1]
+    mixed = [_mix(share, part.values) for share, part in zip(jnp.split(weights, ends, axis=-1), parts, strict=True)]
+    return functools.reduce(jnp.add, mixed)
+
+
+def _scores(query: Float[Array, "r q h d"], keys: Float[Array, "b h k d"]) -> Float[Array, "r h q k"]:
+    rows, (count, length, heads, width) = keys.shape[0], query.shape
+    folded = query.reshape(rows, -1, heads, width)  # the queries that share keys side by side: the keys are read once
+    scores = jnp.einsum("bqhd,bhkd->bhqk", folded, keys)
+    unfolded = scores.reshape(rows, heads, count // rows, length, -1).swapaxes(1, 2)
+    return unfolded.reshape(count, heads, length, -1)
+
+
+def _mix(weights: Float[Array, "r h q k"], values: Float[Array, "b h k d"]) -> Float[Array, "r q h d"]:
+    rows, (count, heads, length, keys) = values.shape[0], weights.shape
+    folded = weights.reshape(rows, count // rows, heads, length, keys).swapaxes(1, 2)
+    mixed = jnp.einsum("bhqk,bhkd->bqhd", folded.reshape(rows, heads, -1, keys), values)
+    return mixed.reshape(count, length, heads, -1)
 
 
 class RelativePositionBias(nnx.Module):
@@ -98,20 +131,25 @@ class RelativePositionBias(nnx.Module):
         It depends on `key - query` alone, so one value a distance is looked up and laid out along the diagonals: the
         gradient is then a sum along diagonals rather than a scatter of queries x keys entries.
         """
-        distances = np.arange(-queries, keys)
+        by_distance = self.by_distance(queries, keys, bidirectional=bidirectional, config=config)
+        return constrain(along_diagonals(by_distance, queries, keys)[None], None, "heads", "length", "length")
+
+    def by_distance(
+        self, behind: int, ahead: int, *, bidirectional: bool, config: TransformerConfig
+    ) -> Float[Array, "h distances"]:
+        """The bias at the distances `key - query` from `-behind` to `ahead - 1`, in float32."""
         buckets = relative_position_bucket(
-            distances,
+            np.arange(-behind, ahead),
             bidirectional=bidirectional,
             buckets=config.relpos_buckets,
             max_distance=config.relpos_max_distance,
         )
         # A product with a constant one-hot matrix, not a gather: 32 x (q + k) numbers, and a dense gradient.
         one_hot = np.equal(np.arange(config.relpos_buckets)[:, None], buckets[None, :]).astype(np.float32)
-        by_distance = jnp.dot(self.rel_embedding[...], one_hot, precision=jax.lax.Precision.HIGHEST)
-        return constrain(_along_diagonals(by_distance, queries, keys)[None], None, "heads", "length", "length")
+        return jnp.dot(self.rel_embedding[...], one_hot, precision=jax.lax.Precision.HIGHEST)
 
 
-def _along_diagonals(values: Float[Array, "h distances"], queries: int, keys: int) -> Float[Array, "h q k"]:
+def along_diagonals(values: Float[Array, "h distances"], queries: int, keys: int) -> Float[Array, "h q k"]:
     """`out[h, q, k] = values[h, k - q + queries]`, for values at distances -queries ... keys - 1.
 
     Repeating a row of n values and cutting it into rows of n - 1 shifts each row by one place: no gather is needed.

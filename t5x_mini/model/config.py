@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from typing import Literal
+
+from t5x_mini import config_checks
+from t5x_mini.errors import UserError
 
 Architecture = Literal["encoder_decoder", "prefix_lm", "causal_lm"]
 ARCHITECTURES: tuple[Architecture, ...] = ("encoder_decoder", "prefix_lm", "causal_lm")
@@ -30,6 +34,7 @@ class TransformerConfig:
         dtype: of activations and matrix products; parameters, softmax and logits are float32.
         relpos_buckets: buckets of the relative position bias.
         relpos_max_distance: distances from here on share the last bucket.
+        relpos_bias_per_layer: every layer has a relative position bias of its own (umT5); False: a stack shares one.
         scan_layers: one compiled layer in a loop (fast to compile) or every layer written out; the numbers, the
             parameters and the checkpoints are the same.
         remat: what the backward pass computes again instead of keeping: `none`, `minimal` (keeps the matrix
@@ -50,9 +55,69 @@ class TransformerConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
+    relpos_bias_per_layer: bool = False
     scan_layers: bool = True
     remat: Literal["none", "minimal", "full"] = "none"
 
     @property
     def has_encoder(self) -> bool:
         return self.architecture == "encoder_decoder"
+
+
+# Which methods of decoding read an option, where not all do.
+METHODS_OF_OPTION = {
+    **dict.fromkeys(("temperature", "top_k", "top_p", "seed"), ("sample",)),
+    "length_penalty": ("beam",),
+    "num_decodes": ("sample", "beam"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodingConfig:
+    """How a model writes its answer (`model/decoding.py`). The defaults write the most likely next token each time.
+
+    Attributes:
+        method: `greedy`; `sample`, which draws each token; or `beam`, which looks for the most likely answer.
+        max_length: tokens of an answer at most, EOS included; None: as many as the targets of training have.
+        min_length: no EOS before so many tokens.
+        num_decodes: answers a row: samples, or beams, all of which are given back, the best first.
+        temperature: `sample` divides the logits by it; towards 0 it becomes `greedy`.
+        top_k: `sample` draws from the so many likeliest tokens; 0: from all.
+        top_p: `sample` draws from the likeliest tokens that have this probability together.
+        length_penalty: `beam` divides an answer's log-probability by ((5 + length) / 6) to this power (T5's alpha; Wu
+            et al. 2016).
+        seed: of `sample`.
+    """
+
+    method: Literal["greedy", "sample", "beam"] = "greedy"
+    max_length: int | None = None
+    min_length: int = 0
+    num_decodes: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    length_penalty: float = 0.6
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raises UserError for a value out of its range, and for an option that the method doesn't read."""
+        methods = typing.get_args(typing.get_type_hints(DecodingConfig)["method"])
+        if self.method not in methods:
+            hint = config_checks.closest(str(self.method), methods)
+            raise UserError(f"There is no decoding method {self.method!r}{hint} There are {', '.join(methods)}.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            allowed = config_checks.range_of("DecodingConfig", field.name, value)
+            if allowed:
+                raise UserError(f"DecodingConfig.{field.name} is {value!r}: write a value that is {allowed}.")
+            wanted = METHODS_OF_OPTION.get(field.name, methods)
+            if self.method not in wanted and value != field.default:
+                raise UserError(
+                    f"DecodingConfig.{field.name} is {value!r}, which the method {self.method!r} doesn't read: write "
+                    f"method = {' or '.join(map(repr, wanted))}, or leave {field.name} at {field.default!r}."
+                )
+        if self.max_length is not None and self.min_length > self.max_length:
+            raise UserError(
+                f"DecodingConfig.min_length is {self.min_length} and max_length {self.max_length}: write a min_length "
+                "that is no larger."
+            )

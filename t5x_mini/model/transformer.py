@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from t5x_mini.model.attention import Attention, RelativePositionBias
+from t5x_mini.model.attention import Attention, KeysValues, RelativePositionBias
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.model.layers import MLP, Dense, Embedding, RMSNorm, dropout, fan_in_truncated, float32_logits, split_key
 from t5x_mini.model.masks import Masks, make_masks
@@ -29,6 +29,7 @@ class EncoderLayer(nnx.Module):
 
     def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         attention, mlp = jax.random.split(key)
+        _add_own_bias(self, key, config)
         self.pre_attention_layer_norm = RMSNorm(config.emb_dim)
         self.attention = Attention(attention, config)
         self.pre_mlp_layer_norm = RMSNorm(config.emb_dim)
@@ -40,13 +41,17 @@ class EncoderLayer(nnx.Module):
         key: PRNGKeyArray | None,
         *,
         mask: Bool[Array, "b 1 l l"],
-        bias: Float[Array, "1 h l l"],
+        bias: Float[Array, "1 h l l"] | None,
         config: TransformerConfig,
     ) -> Float[Array, "b l e"]:
+        """`bias` is None where every layer has one of its own."""
         keys = iter(split_key(key, 4))
         dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
+        if bias is None:
+            bias = self.relpos_bias(x.shape[1], x.shape[1], bidirectional=True, config=config)
         y = self.pre_attention_layer_norm(x, dtype)
-        x = x + dropout(self.attention(y, y, mask, bias, config, next(keys)), rate, next(keys), broadcast=1)
+        y = self.attention(y, [self.attention.keys_values(y, config)], mask, bias, config, next(keys))
+        x = x + dropout(y, rate, next(keys), broadcast=1)
         y = self.pre_mlp_layer_norm(x, dtype)
         x = x + dropout(self.mlp(y, config, next(keys)), rate, next(keys), broadcast=1)
         return constrain(x, "batch", "length", None)
@@ -57,6 +62,7 @@ class DecoderLayer(nnx.Module):
 
     def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         attention, cross, mlp = jax.random.split(key, 3)
+        _add_own_bias(self, key, config)
         self.pre_self_attention_layer_norm = RMSNorm(config.emb_dim)
         self.self_attention = Attention(attention, config)
         if config.has_encoder:
@@ -67,33 +73,59 @@ class DecoderLayer(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "b l e"],
-        key: PRNGKeyArray | None,
+        x: Float[Array, "r q e"],
+        key: PRNGKeyArray | None = None,
         *,
-        mask: Bool[Array, "b 1 l l"],
-        bias: Float[Array, "1 h l l"],
-        encoded: Float[Array, "b k e"] | None,
-        cross_mask: Bool[Array, "b 1 l k"] | None,
+        mask: Bool[Array, "r 1 #q k"],
+        bias: Float[Array, "1 h q k"] | None,
+        encoded: Float[Array, "b l e"] | None = None,
+        cross: KeysValues | None = None,
+        cross_mask: Bool[Array, "r 1 #q l"] | None = None,
+        prompt: KeysValues | None = None,
+        cache: KeysValues | None = None,
+        place: Int[Array, ""] | None = None,
         config: TransformerConfig,
-    ) -> Float[Array, "b l e"]:
+    ) -> tuple[Float[Array, "r q e"], KeysValues]:
+        """The layer's output, and the keys and values that self-attention read, those of the prompt aside.
+
+        Args:
+            x: the layer's input.
+            key: for dropout; None when not training.
+            mask: over all that self-attention reads: `prompt`, then the cache or, without one, `x` itself.
+            bias: over the same; None where every layer has one of its own, and `x` alone is read.
+            encoded: the encoder's output.
+            cross: or its keys and values, where they are known already.
+            cross_mask: over the encoder's positions.
+            prompt: keys and values of what stands before (`model/cache.py`).
+            cache: keys and values of earlier tokens, which those of `x` are written into, at `place`.
+            config: the model.
+        """
         keys = iter(split_key(key, 6))
         dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
+        if bias is None:
+            bias = self.relpos_bias(x.shape[1], x.shape[1], bidirectional=False, config=config)
         y = self.pre_self_attention_layer_norm(x, dtype)
-        x = x + dropout(self.self_attention(y, y, mask, bias, config, next(keys)), rate, next(keys), broadcast=1)
+        own = self.self_attention.keys_values(y, config)
+        if cache is not None:
+            own = jax.tree.map(lambda all_, new: jax.lax.dynamic_update_slice_in_dim(all_, new, place, 2), cache, own)
+        parts = [own] if prompt is None else [prompt, own]
+        x = x + dropout(self.self_attention(y, parts, mask, bias, config, next(keys)), rate, next(keys), broadcast=1)
         if config.has_encoder:
             y = self.pre_cross_attention_layer_norm(x, dtype)
-            y = self.encoder_decoder_attention(y, encoded, cross_mask, None, config, next(keys))
+            cross = cross or self.encoder_decoder_attention.keys_values(encoded, config)
+            y = self.encoder_decoder_attention(y, [cross], cross_mask, None, config, next(keys))
             x = x + dropout(y, rate, next(keys), broadcast=1)
         y = self.pre_mlp_layer_norm(x, dtype)
         x = x + dropout(self.mlp(y, config, next(keys)), rate, next(keys), broadcast=1)
-        return constrain(x, "batch", "length", None)
+        return constrain(x, "batch", "length", None), own
 
 
 class Encoder(nnx.Module):
     def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         layers, bias = jax.random.split(key)
         self.layers = _stack(EncoderLayer, layers, config, config.num_encoder_layers)
-        self.relpos_bias = RelativePositionBias(bias, config)
+        if not config.relpos_bias_per_layer:
+            self.relpos_bias = RelativePositionBias(bias, config)
         self.encoder_norm = RMSNorm(config.emb_dim)
 
     def __call__(
@@ -104,8 +136,7 @@ class Encoder(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b l e"]:
         embed_key, layers_key, out_key = split_key(key, 3)
-        length = embedded.shape[1]
-        bias = self.relpos_bias(length, length, bidirectional=True, config=config)
+        bias = _shared_bias(self, embedded.shape[1], bidirectional=True, config=config)
         layer = functools.partial(EncoderLayer.__call__, mask=mask, bias=bias, config=config)
         x = dropout(embedded, config.dropout_rate, embed_key, broadcast=1)
         x = _run_stack(layer, self.layers, x, config, layers_key)
@@ -121,7 +152,8 @@ class Decoder(nnx.Module):
         if not config.has_encoder:
             self.token_embedder = Embedding(embedding, config.vocab_size, config.emb_dim)
         self.layers = _stack(DecoderLayer, layers, config, config.num_decoder_layers)
-        self.relpos_bias = RelativePositionBias(bias, config)
+        if not config.relpos_bias_per_layer:
+            self.relpos_bias = RelativePositionBias(bias, config)
         self.decoder_norm = RMSNorm(config.emb_dim)
         if not config.logits_via_embedding:
             shape = (config.emb_dim, config.vocab_size)
@@ -137,11 +169,11 @@ class Decoder(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b l e"]:
         embed_key, layers_key, out_key = split_key(key, 3)
-        length = embedded.shape[1]
-        bias = self.relpos_bias(length, length, bidirectional=False, config=config)
-        layer = functools.partial(
-            DecoderLayer.__call__, mask=mask, bias=bias, encoded=encoded, cross_mask=cross_mask, config=config
-        )
+        bias = _shared_bias(self, embedded.shape[1], bidirectional=False, config=config)
+
+        def layer(layer: DecoderLayer, x: Array, key: PRNGKeyArray | None) -> Array:
+            return layer(x, key, mask=mask, bias=bias, encoded=encoded, cross_mask=cross_mask, config=config)[0]
+
         y = dropout(embedded, config.dropout_rate, embed_key, broadcast=1)
         y = _run_stack(layer, self.layers, y, config, layers_key)
         y = self.decoder_norm(y, jnp.dtype(config.dtype))
@@ -175,28 +207,44 @@ class Transformer(nnx.Module):
 
     def encode(self, batch: Batch, masks: Masks, key: PRNGKeyArray | None = None) -> Float[Array, "b l e"]:
         """The encoder's output for `encoder_input_tokens`."""
-        embedded = self._embed(batch["encoder_input_tokens"])
+        embedded = self.embed(batch["encoder_input_tokens"])
         return self.encoder(embedded, masks.encoder, self.config, key)
 
     def decode(
         self, batch: Batch, masks: Masks, encoded: Float[Array, "b k e"] | None, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b l v"]:
         """Logits for every position of `decoder_input_tokens`, in float32."""
-        embedded = self._embed(batch["decoder_input_tokens"])
-        return self._logits(self.decoder(embedded, encoded, masks.decoder, masks.cross, self.config, key))
+        embedded = self.embed(batch["decoder_input_tokens"])
+        return self.logits(self.decoder(embedded, encoded, masks.decoder, masks.cross, self.config, key))
 
     @property
     def _embedder(self) -> Embedding:
         return self.token_embedder if self.config.has_encoder else self.decoder.token_embedder
 
-    def _embed(self, tokens: Int[Array, "b l"]) -> Float[Array, "b l e"]:
+    def embed(self, tokens: Int[Array, "b l"]) -> Float[Array, "b l e"]:
+        """What either stack takes for these tokens."""
         return constrain(self._embedder(tokens, jnp.dtype(self.config.dtype)), "batch", "length", None)
 
-    def _logits(self, decoded: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+    def logits(self, decoded: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
+        """The output head, in float32."""
         dtype = jnp.dtype(self.config.dtype)
         if self.config.logits_via_embedding:
             return self._embedder.attend(decoded, dtype)
         return float32_logits(decoded, self.decoder.logits_dense.kernel[...], dtype)
+
+
+def _add_own_bias(layer: nnx.Module, key: PRNGKeyArray, config: TransformerConfig) -> None:
+    if config.relpos_bias_per_layer:
+        layer.relpos_bias = RelativePositionBias(jax.random.fold_in(key, 0), config)
+
+
+def _shared_bias(
+    stack: Encoder | Decoder, length: int, *, bidirectional: bool, config: TransformerConfig
+) -> Float[Array, "1 h l l"] | None:
+    """The bias that all layers of a stack share, computed once; None where each has its own."""
+    if config.relpos_bias_per_layer:
+        return None
+    return stack.relpos_bias(length, length, bidirectional=bidirectional, config=config)
 
 
 def _stack(layer: Callable, key: PRNGKeyArray, config: TransformerConfig, count: int) -> nnx.Module:

@@ -9,7 +9,13 @@ from goldens import error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t5x_mini.model.attention import Attention, RelativePositionBias, dot_product_attention, relative_position_bucket
+from t5x_mini.model.attention import (
+    Attention,
+    KeysValues,
+    RelativePositionBias,
+    dot_product_attention,
+    relative_position_bucket,
+)
 
 SIZES = [(1, 1), (1, 7), (7, 1), (6, 6), (4, 40), (40, 4)]
 BATCH, QUERIES, KEYS, HEADS, WIDTH = 2, 5, 7, 3, 4
@@ -99,6 +105,10 @@ def random_heads(seed):
     return query, key, value, jax.random.normal(keys[3], (1, HEADS, QUERIES, KEYS))
 
 
+def heads_first(key, value):
+    return KeysValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
+
+
 def reference_attention(query, key, value, mask, bias):
     """One head of one row at a time, in float64."""
     query, key, value, bias = (np.asarray(x, np.float64) for x in (query, key, value, bias))
@@ -116,14 +126,34 @@ def test_attention_is_the_softmax_over_visible_keys_without_scaling(seed, shown)
     query, key, value, bias = random_heads(seed)
     mask = np.random.default_rng(seed).random((BATCH, 1, QUERIES, KEYS)) < shown
     mask[..., 0] = True
-    made = dot_product_attention(query, key, value, mask=jnp.asarray(mask), bias=bias)
+    made = dot_product_attention(query, [heads_first(key, value)], mask=jnp.asarray(mask), bias=bias)
     assert error(made, reference_attention(query, key, value, mask, bias)) < 1e-5
+
+
+def test_parts_are_read_as_one():
+    query, key, value, bias = random_heads(1)
+    mask = np.random.default_rng(1).random((BATCH, 1, QUERIES, KEYS)) < 0.7
+    first, rest = heads_first(key[:, :2], value[:, :2]), heads_first(key[:, 2:], value[:, 2:])
+    made = dot_product_attention(query, [first, rest], mask=jnp.asarray(mask), bias=bias)
+    assert (
+        error(made, dot_product_attention(query, [heads_first(key, value)], mask=jnp.asarray(mask), bias=bias)) < 1e-6
+    )
+
+
+def test_a_part_serves_several_rows_of_queries():
+    """Row by row as if each had a copy of the part."""
+    query, key, value, bias = random_heads(2)
+    queries = jnp.concatenate([query, query[::-1]])  # twice as many rows: two for each of the keys
+    mask = jnp.asarray(np.random.default_rng(2).random((2 * BATCH, 1, QUERIES, KEYS)) < 0.7)
+    shared, copied = heads_first(key, value), heads_first(*(jnp.repeat(x, 2, axis=0) for x in (key, value)))
+    made = dot_product_attention(queries, [shared], mask=mask, bias=bias)
+    assert error(made, dot_product_attention(queries, [copied], mask=mask, bias=bias)) < 1e-6
 
 
 def test_a_query_that_sees_nothing_gives_the_mean_and_not_nan():
     query, key, value, bias = random_heads(0)
     mask = jnp.ones((BATCH, 1, QUERIES, KEYS), bool).at[:, :, 2].set(False)
-    made = dot_product_attention(query, key, value, mask=mask, bias=bias)
+    made = dot_product_attention(query, [heads_first(key, value)], mask=mask, bias=bias)
     assert error(made[:, 2], value.mean(axis=1)) < 1e-6
 
 
@@ -132,7 +162,9 @@ def test_dropped_keys_are_the_same_for_every_query():
     value = jnp.broadcast_to(jnp.eye(KEYS)[:, None], (BATCH, KEYS, HEADS, KEYS))
     mask = jnp.ones((BATCH, 1, QUERIES, KEYS), bool)
     query, key = jnp.zeros((BATCH, QUERIES, HEADS, KEYS)), jnp.zeros((BATCH, KEYS, HEADS, KEYS))
-    weights = dot_product_attention(query, key, value, mask=mask, dropout_rate=0.5, key=jax.random.key(0))
+    weights = dot_product_attention(
+        query, [heads_first(key, value)], mask=mask, dropout_rate=0.5, key=jax.random.key(0)
+    )
     assert set(np.unique(weights)) == {np.float32(0), np.float32(2 / KEYS)}
     np.testing.assert_array_equal(weights, jnp.broadcast_to(weights[:, :1], weights.shape))
     assert len(np.unique(weights[:, 0].reshape(-1, KEYS), axis=0)) > 1, "rows and heads draw for themselves"
@@ -143,7 +175,9 @@ def test_bfloat16_operands_keep_float32_scores():
     zeros = jnp.zeros((1, 2, 1, 2), jnp.bfloat16)
     value = jnp.eye(2, dtype=jnp.bfloat16)[None, :, None]
     bias = jnp.asarray([10.0, 10.02])[None, None, None]
-    made = dot_product_attention(zeros[:, :1], zeros, value, mask=jnp.ones((1, 1, 1, 2), bool), bias=bias)
+    made = dot_product_attention(
+        zeros[:, :1], [heads_first(zeros, value)], mask=jnp.ones((1, 1, 1, 2), bool), bias=bias
+    )
     assert made.dtype == jnp.bfloat16
     assert error(made.astype(jnp.float32), np.array([0.495, 0.505])[None, None, None]) < 0.004
 
@@ -166,5 +200,5 @@ def test_attention_projects_splits_and_joins_heads_as_t5_does():
         project(attention.value, context),
     )
     mixed = reference_attention(query, key, value, mask, bias).reshape(BATCH, QUERIES, HEADS * WIDTH)
-    made = attention(x, context, jnp.asarray(mask), bias, config, None)
+    made = attention(x, [attention.keys_values(context, config)], jnp.asarray(mask), bias, config)
     assert error(made, mixed @ np.asarray(attention.out.kernel[...], np.float64)) < 1e-5
