@@ -28,6 +28,9 @@ from t5x_mini.model.transformer import DecoderLayer, Transformer
 from t5x_mini.parallel.sharding import constrain
 
 BOS_ID = 0  # what T5's decoder reads first
+# A CPU encodes more rows than this in turns: 64 rows of 512 tokens took 1.7 times as long at once, as what passes from
+# layer to layer was out of its caches.
+_CPU_ROWS = 8
 
 
 @jax.tree_util.register_dataclass
@@ -111,10 +114,7 @@ def start(
         The context, an empty cache of `b * answers` rows, and the logits of the first token to be written.
     """
     config, model = model.config, _in_compute_dtype(model)
-    encoded = across = None
-    if config.has_encoder:
-        encoded = model.encoder(model.embed(inputs), encoder_mask(inputs), config, None)
-        across = cross_mask(jnp.ones_like(inputs[:, :1]), inputs)
+    across = cross_mask(jnp.ones_like(inputs[:, :1]), inputs) if config.has_encoder else None
     prompt, real, visible = _prompt(inputs, forced, config.has_encoder)
     mask = decoder_mask(config.architecture, real.astype(jnp.int32), visible.astype(jnp.int32))
     count = prompt.shape[1]
@@ -124,7 +124,7 @@ def start(
         x, own = fixed.layer(x, mask=mask, bias=bias, cross=fixed.cross, cross_mask=across, config=config)
         return x, dataclasses.replace(fixed, prompt=own)
 
-    x, layers = _through(_fixed_layers(model, encoded, count + length), model.embed(prompt), read_prompt)
+    x, layers = _through(_fixed_layers(model, inputs, count + length), model.embed(prompt), read_prompt)
     real, across = jax.tree.map(lambda a: jnp.repeat(a, answers, axis=0), (real, across))
     cache = _empty_cache(layers, len(inputs) * answers, length)
     return Context(model, layers, real, across), cache, _logits(model, x[:, -1:])
@@ -182,20 +182,55 @@ def _prompt(
     return tuple(jnp.take_along_axis(array, to_the_right, axis=1) for array in (tokens, real, visible))
 
 
-def _fixed_layers(model: Transformer, encoded: Float[Array, "b l e"] | None, places: int) -> list[Fixed] | Fixed:
+def _fixed_layers(model: Transformer, inputs: Int[Array, "b l"], places: int) -> list[Fixed] | Fixed:
     """What each layer reads but the prompt."""
     config, decoder = model.config, model.decoder
+    layers: list[DecoderLayer] | DecoderLayer = decoder.layers
+    if not config.scan_layers:
+        # Taken apart here, once: slices of the stack would otherwise be copied for every token.
+        layers = [jax.tree.map(lambda array, i=i: array[i], layers) for i in range(config.num_decoder_layers)]
 
-    def fix(layer: DecoderLayer) -> Fixed:
+    def fix(layer: DecoderLayer, cross: KeysValues | None) -> Fixed:
         relpos_bias = layer.relpos_bias if config.relpos_bias_per_layer else decoder.relpos_bias
-        bias = relpos_bias.by_distance(places, places, bidirectional=False, config=config)
-        cross = layer.encoder_decoder_attention.keys_values(encoded, config) if config.has_encoder else None
-        return Fixed(layer, bias, cross)
+        return Fixed(layer, relpos_bias.by_distance(places, places, bidirectional=False, config=config), cross)
 
+    cross = _cross(model, layers, inputs) if config.has_encoder else None
     if config.scan_layers:
-        return jax.vmap(fix)(decoder.layers)
-    # Taken apart here, once: slices of the stack would otherwise be copied for every token.
-    return [fix(jax.tree.map(lambda array, i=i: array[i], decoder.layers)) for i in range(config.num_decoder_layers)]
+        return jax.vmap(fix)(layers, cross)
+    return [fix(*both) for both in zip(layers, cross or [None] * len(layers), strict=True)]
+
+
+def _cross(
+    model: Transformer, layers: list[DecoderLayer] | DecoderLayer, inputs: Int[Array, "b l"]
+) -> list[KeysValues] | KeysValues:
+    """The encoder's output as each layer's cross-attention reads it, `[b, ...]` or `[layers, b, ...]`."""
+    config = model.config
+
+    def read(inputs: Int[Array, "b l"]) -> list[KeysValues] | KeysValues:
+        encoded = model.encoder(model.embed(inputs), encoder_mask(inputs), config, None)
+
+        def keys_values(layer: DecoderLayer) -> KeysValues:
+            return layer.encoder_decoder_attention.keys_values(encoded, config)
+
+        return [keys_values(layer) for layer in layers] if isinstance(layers, list) else jax.vmap(keys_values)(layers)
+
+    rows, length = inputs.shape
+    if rows % _CPU_ROWS or rows == _CPU_ROWS or jax.default_backend() != "cpu" or _is_split():
+        return read(inputs)
+    in_turns = jax.lax.map(read, inputs.reshape(-1, _CPU_ROWS, length))
+    axis = 0 if isinstance(layers, list) else 1
+
+    def join(turns: Float[Array, "turns *stack b h k d"]) -> Float[Array, "*stack b h k d"]:
+        moved = jnp.moveaxis(turns, 0, axis)
+        return moved.reshape(*moved.shape[:axis], rows, *moved.shape[axis + 2 :])
+
+    return jax.tree.map(join, in_turns)
+
+
+def _is_split() -> bool:
+    """Whether several devices share the work: each then has its own rows, and taking turns would undo that."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.size > 1
 
 
 def _through(layers: Any, x: Array, read: Callable[[Any, Array], tuple[Array, Any]]) -> tuple[Array, Any]:

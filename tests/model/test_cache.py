@@ -1,5 +1,6 @@
 """Token by token, the logits are those of one pass over the whole row."""
 
+import functools
 import itertools
 
 import jax
@@ -58,7 +59,7 @@ def test_logits_are_those_of_one_pass(architecture, scan, own_bias, forced):
         return jnp.stack(all_logits, axis=1)
 
     made = jax.jit(write, compiler_options=tiny.QUICK)(params, jnp.asarray(WRITTEN))
-    full = transformer.bind(config, params)
+    full = jax.jit(lambda batch: transformer.bind(config, params)(batch), compiler_options=tiny.QUICK)
     for row, answer in itertools.product(range(len(INPUTS)), range(ANSWERS)):
         place = row * ANSWERS + answer
         known = begin[row][begin[row] > 0]
@@ -69,12 +70,29 @@ def test_logits_are_those_of_one_pass(architecture, scan, own_bias, forced):
 
 def test_rows_of_the_cache_can_be_taken_in_another_order():
     config = tiny.model("encoder_decoder")
-    model = transformer.bind(config, tiny.params(config, 3))
-    context, cache, _ = start(model, jnp.asarray(INPUTS), length=3, answers=ANSWERS)
-    _, cache = step(context, cache, jnp.asarray(WRITTEN[:, 0]))
+    params = tiny.params(config, 3)
     order = jnp.asarray([1, 1, 2, 3, 5, 4])
-    made, _ = step(context, cache.take(order), jnp.asarray(WRITTEN[:, 1]))
-    context, cache, _ = start(model, jnp.asarray(INPUTS), length=3, answers=ANSWERS)
-    _, cache = step(context, cache, jnp.asarray(WRITTEN[order, 0]))
-    wanted, _ = step(context, cache, jnp.asarray(WRITTEN[:, 1]))
+
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    def write(first, rows, second):
+        model = transformer.bind(config, params)
+        context, cache, _ = start(model, jnp.asarray(INPUTS), length=3, answers=ANSWERS)
+        _, cache = step(context, cache, first)
+        return step(context, cache.take(rows), second)[0]
+
+    first, second = jnp.asarray(WRITTEN[:, 0]), jnp.asarray(WRITTEN[:, 1])
+    made, wanted = write(first, order, second), write(first[order], jnp.arange(len(order)), second)
     np.testing.assert_allclose(made, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_many_rows_are_encoded_as_few_are(scan):
+    """More rows than a CPU encodes at once."""
+    config = tiny.model("encoder_decoder", scan_layers=scan)
+    params = tiny.params(config, 3)
+    inputs = jnp.asarray(np.random.default_rng(1).integers(2, tiny.VOCAB, (24, 4)))
+    first_logits = jax.jit(
+        lambda inputs: start(transformer.bind(config, params), inputs, length=2)[2], compiler_options=tiny.QUICK
+    )
+    made, wanted = first_logits(inputs), [first_logits(inputs[first : first + 8]) for first in (0, 8, 16)]
+    np.testing.assert_allclose(made, jnp.concatenate(wanted), rtol=1e-5, atol=1e-5)
