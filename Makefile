@@ -1,5 +1,5 @@
-# make pretrain    installs everything into .venv, then trains a small T5 on the documentation of what was installed
-# make test        the tests, but for the slow ones (.venv/bin/pytest -m slow runs those)
+# make pretrain    installs t5x-mini into .venv, then trains a small T5 on the documentation of what was installed
+# make test        adds what the tests need, PyTorch for one, and runs all but the slow ones (.venv/bin/pytest -m slow)
 # make lint        ruff
 # make clean       removes .venv and the caches, and leaves runs/
 
@@ -12,10 +12,10 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c 
 pretrain: $(VENV)/installed
 	$(VENV)/bin/t5x-mini train --gin_file=gin/quickstart.gin
 
-test: $(VENV)/installed
+test: $(VENV)/dev
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-lint: $(VENV)/installed
+lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
@@ -23,12 +23,19 @@ clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find t5x_mini tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One environment for both: the quickstart's text is the documentation of what is installed in it.
 $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "t5x-mini needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)"; \
 		echo "Name a newer one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); this takes a minute or two."
+	$(PIP) -e .
+	@touch $@
+
+# Alone and first, PyTorch comes from its own index where that can be reached: on Linux, PyPI's is the CUDA build, some
+# gigabytes. Where it can't, pip says so and goes on.
+$(VENV)/dev: $(VENV)/installed
+	@echo "Installing what the tests need into $(VENV); this takes a minute or two."
+	-$(PIP) --no-deps --retries 1 --timeout 10 --extra-index-url https://download.pytorch.org/whl/cpu torch
 	$(PIP) -e '.[dev]'
 	@touch $@

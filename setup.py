@@ -19,6 +19,7 @@ setuptools.setup(
     package_dir={"t5x_mini.gin": "gin", "t5x_mini.data": "data"},
     package_data={"t5x_mini.gin": ["**/*.gin"], "t5x_mini.data": ["**/*"]},
     install_requires=[
+        "etils>=1.12",
         "flax>=0.12,<0.13",
         "gin-config>=0.5,<0.6",
         # tensorflow-datasets imports it without saying so.
@@ -26,9 +27,12 @@ setuptools.setup(
         "jax>=0.10,<0.11",
         "jaxtyping>=0.3,<0.4",
         "matplotlib>=3.9,<4",
+        "ml_dtypes>=0.5",
         "numpy>=2.1,<3",
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
+        "packaging>=24",
+        "protobuf>=5",
         "pyarrow>=18",
         "rouge-score>=0.1.2,<0.2",
         "sacrebleu>=2.4,<3",
@@ -45,15 +49,20 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "hf": ["datasets>=3", "safetensors>=0.5", "transformers>=4.50"],
+        "hf": ["datasets>=3", "huggingface_hub>=1"],
         "wandb": ["wandb>=0.19"],
-        # setuptools and wheel: a test builds the wheel without reaching for the network.
+        # torch and transformers are what the models are compared with. setuptools and wheel: a test builds the wheel
+        # without reaching for the network.
         "dev": [
+            "huggingface_hub>=1",
             "hypothesis>=6",
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff>=0.12",
+            "safetensors>=0.5",
             "setuptools>=65",
+            "torch>=2.9,<3",
+            "transformers>=5,<6",
             "typeguard>=4",
             "wheel",
         ],

@@ -7,6 +7,8 @@ import sys
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -59,23 +61,40 @@ def test_the_wheel_finds_its_gin_files_from_any_directory(wheel, tmp_path):
     assert ran.stdout.split() == ["runs/quickstart", str(site / "t5x_mini" / "gin")], ran.stderr
 
 
-def test_constraints_pin_every_dependency_within_its_range(wheel):
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    pins = {}
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            name, _, version = line.partition("==")
-            pins[canonicalize_name(name)] = version
+@pytest.fixture(scope="module")
+def requirements(wheel):
+    """What each extra adds; under '', what is needed to run."""
     archive = zipfile.ZipFile(wheel)
     (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
-    required = [
-        Requirement(line.removeprefix("Requires-Dist: "))
-        for line in archive.read(metadata).decode().splitlines()
-        if line.startswith("Requires-Dist: ")
-    ]
-    runtime = [requirement for requirement in required if requirement.marker is None]
-    assert len(runtime) > 10
-    for requirement in runtime:
-        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+    lines = [line.partition("Requires-Dist: ")[2] for line in archive.read(metadata).decode().splitlines()]
+    required = [Requirement(line) for line in lines if line]
+    groups = {"": [requirement for requirement in required if requirement.marker is None]}
+    marked = [requirement for requirement in required if requirement.marker is not None]
+    for extra in ("dev", "hf"):
+        groups[extra] = [requirement for requirement in marked if requirement.marker.evaluate({"extra": extra})]
+    return groups
+
+
+@pytest.fixture(scope="module")
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+@pytest.mark.parametrize("extra", ["", "dev", "hf"])
+def test_constraints_pin_every_dependency_within_its_range(requirements, pins, extra):
+    assert len(requirements[extra]) > 1
+    for requirement in requirements[extra]:
+        # pip freeze leaves these two out: their versions are no concern of the project's.
+        if requirement.name not in ("setuptools", "wheel"):
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+def test_any_build_of_pytorch_matches_its_pin(pins):
+    assert "+" not in pins["torch"]
+
+
+def test_pytorch_is_not_needed_to_run(requirements):
+    assert {"torch", "transformers"} <= {requirement.name for requirement in requirements["dev"]}
+    assert not {"torch", "transformers"} & {requirement.name for requirement in requirements[""] + requirements["hf"]}

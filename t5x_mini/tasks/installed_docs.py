@@ -1,8 +1,9 @@
-"""A corpus that is already on the machine: the documentation of the installed Python packages.
+"""A corpus that is already on the machine: the documentation of Python and of the packages that t5x-mini needs.
 
-Every docstring of the standard library and of the packages beside it becomes one document, and so does every topic of
-`help()`. The source files are parsed with `ast` and never imported. White space is collapsed to single spaces, as T5's
-SentencePiece normaliser would do anyway, so that one document a line loses nothing.
+Every docstring of the standard library and of those packages becomes one document, and so does every topic of `help()`.
+What else is installed makes no difference, not even t5x-mini's own extras. The source files are parsed with `ast` and
+never imported. White space is collapsed to single spaces, as T5's SentencePiece normaliser would do anyway, so that one
+document a line loses nothing.
 
     python -m t5x_mini.tasks.installed_docs
 
@@ -22,7 +23,7 @@ import sys
 import sysconfig
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +31,7 @@ from pathlib import Path
 SPLITS = ("train", "validation")
 
 # Part of the cache folder's name: raise it when the same packages would give another corpus.
-_FORMAT = 1
+_FORMAT = 2
 # Below this a docstring is a label ("See base class.") with nothing to fill in a masked span from.
 _MIN_CHARACTERS = 50
 # Drawn for validation; a quarter of it is then given back as too close to the rest.
@@ -41,8 +42,9 @@ _RUN_WORDS = 8
 _MOST_SEEN_RUNS = 0.5
 # Tests hold a third of the files and 3 % of the documentation.
 _SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "testdata"}
-# The corpus must not depend on how this package itself was installed.
-_OWN_NAME = "t5x_mini"
+_OWN_NAME = "t5x-mini"
+# Some packages require them, but their versions are Python's or pip's choice, which pins don't cover.
+_INSTALLERS = {"pip", "setuptools", "wheel"}
 _FILES_PER_JOB = 64
 
 
@@ -55,8 +57,8 @@ def ensure(cache_root: str | os.PathLike | None = None) -> dict[str, Path]:
 
     Returns:
       `{'train': path, 'validation': path}`: UTF-8 text, one document a line. The order of the documents and the split
-      depend on the installed packages alone. The order is that of the documents' hashes: the first pages of the corpus
-      are then as mixed as the whole, for a short run or a held-out loss over a few batches.
+      depend on Python's version and the needed packages' alone. The order is that of the documents' hashes: the first
+      pages of the corpus are then as mixed as the whole, for a short run or a held-out loss over a few batches.
 
     Several processes may call this at once: each finds a complete corpus, the first one's.
     """
@@ -72,28 +74,66 @@ def default_cache_root() -> Path:
 
 
 def fingerprint() -> str:
-    """A name for this environment: a hash of Python's version and of each installed distribution's name and version."""
-    installed = {f"{d.metadata['Name']}=={d.version}".lower().replace("-", "_") for d in metadata.distributions()}
-    installed = sorted(name for name in installed if not name.startswith(f"{_OWN_NAME}=="))
-    return _digest(json.dumps([_FORMAT, sys.version, installed]))[:16]
+    """A name for this environment: a hash of Python's version and of each needed distribution's name and version."""
+    versions = [f"{name}=={distribution.version}" for name, distribution in needed_distributions().items()]
+    return _digest(json.dumps([_FORMAT, sys.version, versions]))[:16]
 
 
-def source_roots() -> list[Path]:
-    """The folders of the standard library and of the installed packages."""
-    paths = sysconfig.get_paths()
-    return list(dict.fromkeys(Path(paths[key]).resolve() for key in ("stdlib", "purelib", "platlib")))
+def needed_distributions() -> dict[str, metadata.Distribution]:
+    """What t5x-mini requires to run and what that requires in turn, by normalised name, sorted; not t5x-mini itself.
+
+    Extras count where a requirement names them (`etils[epath]`). Where t5x-mini is not installed, as when it runs from
+    a checkout on PYTHONPATH, nothing says what it requires: everything installed counts then.
+    """
+    from packaging.requirements import Requirement  # not needed by the workers
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, metadata.Distribution] = {}
+    seen = set()
+    pending = [(_OWN_NAME, "")]
+    if _find(_OWN_NAME) is None:
+        names = {distribution.metadata["Name"] for distribution in metadata.distributions()}
+        pending = [(canonicalize_name(name), "") for name in names if name]  # none: what a broken removal left behind
+    while pending:
+        name, extra = pending.pop()
+        distribution = _find(name)
+        if distribution is None or (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        found[name] = distribution
+        for requirement in map(Requirement, distribution.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                pending += [(canonicalize_name(requirement.name), asked) for asked in ("", *requirement.extras)]
+    return {name: found[name] for name in sorted(found.keys() - {_OWN_NAME, *_INSTALLERS})}
 
 
-def source_files(roots: Iterable[Path]) -> list[Path]:
-    """All Python files under `roots` except tests, sorted by path within each root."""
-    files = []
-    for root in roots:
-        found = []
-        for folder, subfolders, names in os.walk(root):
-            subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS | {_OWN_NAME}]
-            found += [Path(folder, name) for name in names if _is_documentation(name)]
-        files += sorted(found)
-    return files
+def _find(name: str) -> metadata.Distribution | None:
+    try:
+        return metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def source_files() -> list[Path]:
+    """All Python files of the standard library and of the needed distributions, except tests, sorted."""
+    return sorted({*_files_of_python(), *_files_of_packages()})
+
+
+def standard_library() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def _files_of_python() -> Iterator[Path]:
+    for folder, subfolders, names in os.walk(standard_library()):
+        subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS]
+        yield from (Path(folder, name) for name in names if _is_documentation(name))
+
+
+def _files_of_packages() -> Iterator[Path]:
+    for distribution in needed_distributions().values():
+        for file in distribution.files or ():  # None: installed without a list, by a system's package manager
+            if _is_documentation(file.name) and _SKIPPED_FOLDERS.isdisjoint(file.parent.parts):
+                yield Path(distribution.locate_file(file))
 
 
 def _is_documentation(name: str) -> bool:
@@ -183,7 +223,7 @@ def _build(folder: Path) -> None:
 
 
 def _write(folder: Path) -> None:
-    files = source_files(source_roots())
+    files = source_files()
     lines: dict[str, str] = {}  # by digest, which removes exact copies
     unreadable = 0
     for found, failed in _extract(files):
@@ -245,8 +285,8 @@ def _worker() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m t5x_mini.tasks.installed_docs",
-        description="Makes the quickstart's corpus, the documentation of the Python packages of this environment, and "
-        "prints where it is. A corpus that was made before is found again and left as it is.",
+        description="Makes the quickstart's corpus, the documentation of Python and of the packages that t5x-mini "
+        "needs, and prints where it is. A corpus that was made before is found again and left as it is.",
     )
     parser.add_argument("--cache_root", type=Path, help=f"folder for the corpora (default: {default_cache_root()})")
     for name, path in ensure(parser.parse_args().cache_root).items():

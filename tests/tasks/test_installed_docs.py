@@ -4,6 +4,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tqdm  # noqa: F401  (before a test takes sys.path away)
+from packaging import requirements, utils  # noqa: F401
 
 from t5x_mini.tasks import installed_docs
 
@@ -38,18 +40,47 @@ def numbered_docstrings(prefix, count):
     return [" ".join(f"{prefix}{i}word{j}" for j in range(20)) for i in range(count)]
 
 
+def install(site, name, docstrings=(), version="1.0", requires=(), extras=()):
+    """A distribution as pip leaves it: a package of one module, its metadata, and the list of its files."""
+    module = write_package(site, f"{name.lower().replace('-', '_')}/module.py", docstrings)
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Provides-Extra: {extra}" for extra in extras] + [f"Requires-Dist: {required}" for required in requires]
+    (info / "METADATA").write_text("\n".join(lines) + "\n")
+    files = [module.relative_to(site), info.relative_to(site) / "METADATA", info.relative_to(site) / "RECORD"]
+    (info / "RECORD").write_text("".join(f"{file.as_posix()},,\n" for file in files))
+
+
+def also_lists(site, name, *files):
+    (record,) = site.glob(f"{name}-*.dist-info/RECORD")
+    record.write_text(record.read_text() + "".join(f"{file},,\n" for file in files))
+
+
 @pytest.fixture
-def packages(tmp_path, monkeypatch):
-    """Two small packages in place of the installed ones."""
-    root = tmp_path / "packages"
-    write_package(root, "first/a.py", numbered_docstrings("a", 300))
-    write_package(root, "second/b.py", [*numbered_docstrings("b", 300), "too short"])
-    write_package(root, "second/copy.py", numbered_docstrings("b", 300))
-    write_package(root, "second/tests/c.py", numbered_docstrings("test", 5))
-    write_package(root, "second/test_d.py", numbered_docstrings("test", 5))
-    (root / "second/broken.py").write_text("def f(:")
-    monkeypatch.setattr(installed_docs, "source_roots", lambda: [root])
-    return root
+def site(tmp_path, monkeypatch):
+    """An empty folder of packages, and an empty standard library, in place of this Python's."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "stdlib").mkdir()
+    monkeypatch.setattr(installed_docs, "standard_library", lambda: tmp_path / "stdlib")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    return tmp_path / "site"
+
+
+@pytest.fixture
+def packages(site):
+    """A small standard library and one small package that t5x-mini needs."""
+    write_package(site.parent, "stdlib/a.py", numbered_docstrings("a", 300))
+    write_package(site.parent, "stdlib/site-packages/not_listed.py", numbered_docstrings("other", 5))
+    install(site, "second", [*numbered_docstrings("b", 300), "too short"])
+    write_package(site, "second/copy.py", numbered_docstrings("b", 300))
+    write_package(site, "second/tests/c.py", numbered_docstrings("test", 5))
+    write_package(site, "second/test_d.py", numbered_docstrings("test", 5))
+    write_package(site, "second/not_listed.py", numbered_docstrings("other", 5))
+    (site / "second/broken.py").write_text("def f(:")
+    also_lists(site, "second", *(f"second/{name}.py" for name in ("copy", "tests/c", "test_d", "broken")))
+    install(site, "t5x-mini", numbered_docstrings("own", 5), requires=["second"])
+    return site
 
 
 def test_documents_are_docstrings_and_topics():
@@ -67,7 +98,7 @@ def test_documents_are_always_utf8_and_one_line():
 
 
 def test_help_topics_of_this_python_are_found():
-    topics = installed_docs.source_roots()[0] / "pydoc_data/topics.py"
+    topics = installed_docs.standard_library() / "pydoc_data/topics.py"
     assert any("assert statements are a convenient way" in text.lower() for text in _documents_of(topics))
 
 
@@ -132,20 +163,65 @@ def test_an_interrupted_build_leaves_nothing(packages, tmp_path, monkeypatch):
     assert installed_docs.ensure(tmp_path / "cache")["train"].stat().st_size > 0
 
 
-def test_fingerprint_follows_the_installed_versions_but_not_this_project(monkeypatch):
-    class Distribution:
-        def __init__(self, name, version):
-            self.metadata = {"Name": name}
-            self.version = version
+def test_corpus_is_the_same_after_an_extra_was_installed(site, tmp_path):
+    extra = ["tester>=1; extra == 'dev'", "needed[fast]; extra == 'dev'"]
+    install(site, "T5X-Mini", requires=["Needed_by.us>=1", *extra], extras=["dev"])
+    install(site, "needed-by-us", numbered_docstrings("a", 200), requires=["needed"])
+    install(site, "needed", numbered_docstrings("b", 200), requires=["faster; extra == 'fast'"], extras=["fast"])
+    before = installed_docs.ensure(tmp_path / "before")
 
+    install(site, "tester", numbered_docstrings("c", 200), requires=["pip"])
+    install(site, "faster", numbered_docstrings("d", 200))
+    install(site, "unrelated", numbered_docstrings("e", 200), requires=["needed"])
+    after = installed_docs.ensure(tmp_path / "after")
+
+    assert list(installed_docs.needed_distributions()) == ["needed", "needed-by-us"]
+    for split in installed_docs.SPLITS:
+        assert before[split].parent.name == after[split].parent.name
+        assert before[split].read_bytes() == after[split].read_bytes()
+    both = "".join(path.read_text() for path in after.values())
+    assert both.count("\n") == 400
+    assert not any(f"{letter}0word0 " in both for letter in "cde")
+
+
+def test_needed_packages_are_followed_through_extras_markers_and_circles(site):
+    install(site, "t5x-mini", requires=["first[fast]>=1", "not-here", "old; python_version < '3'", "pip"])
+    install(site, "first", requires=["second", "third; extra == 'fast'", "fourth; extra == 'slow'"])
+    install(site, "second", requires=["first", "t5x-mini[dev]"])
+    for name in ("old", "third", "fourth", "pip"):
+        install(site, name)
+    assert list(installed_docs.needed_distributions()) == ["first", "second", "third"]
+
+
+def test_everything_installed_counts_when_t5x_mini_is_not_installed(site):
+    install(site, "One", numbered_docstrings("a", 2))
+    install(site, "two")
+    install(site, "setuptools")
+    (site / "leftover.dist-info").mkdir()
+    assert list(installed_docs.needed_distributions()) == ["one", "two"]
+    assert installed_docs.source_files() == [site / "one/module.py", site / "two/module.py"]
+
+
+def test_packages_without_a_list_of_files_add_nothing(site):
+    install(site, "t5x-mini", requires=["first", "second"])
+    install(site, "first")
+    install(site, "second")
+    (site / "first-1.0.dist-info/RECORD").unlink()
+    assert installed_docs.source_files() == [site / "second/module.py"]
+
+
+def test_fingerprint_follows_the_versions_of_needed_packages_alone(tmp_path, monkeypatch):
     def fingerprint_of(**versions):
-        distributions = [Distribution(name, version) for name, version in versions.items()]
-        monkeypatch.setattr(installed_docs.metadata, "distributions", lambda: distributions)
+        site = tmp_path / str(len(list(tmp_path.iterdir())))
+        monkeypatch.setattr(sys, "path", [str(site)])
+        for name, version in versions.items():
+            requires = ["jax", "numpy"] if name == "T5X-mini" else []
+            install(site, name, version=version, requires=requires)
         return installed_docs.fingerprint()
 
-    assert fingerprint_of(numpy="2.0", jax="0.10") == fingerprint_of(jax="0.10", numpy="2.0")
-    assert fingerprint_of(numpy="2.0") != fingerprint_of(numpy="2.1")
-    assert fingerprint_of(numpy="2.0") == fingerprint_of(**{"numpy": "2.0", "T5X-mini": "0.1"})
+    first = fingerprint_of(**{"T5X-mini": "0.1", "numpy": "2.0", "jax": "0.10"})
+    assert first == fingerprint_of(**{"jax": "0.10", "numpy": "2.0", "T5X-mini": "0.2", "pytest": "9.0"})
+    assert first != fingerprint_of(**{"T5X-mini": "0.1", "numpy": "2.1", "jax": "0.10"})
 
 
 def test_cache_folder(monkeypatch, tmp_path):
