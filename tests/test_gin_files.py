@@ -7,8 +7,10 @@ import shlex
 import pytest
 
 from t5x_mini import cli, config, config_checks, resources
+from t5x_mini.feed import feeds
+from t5x_mini.model import transformer
 from t5x_mini.model.config import ARCHITECTURES, TransformerConfig
-from t5x_mini.tasks import registry
+from t5x_mini.tasks import registry, vocabularies
 from t5x_mini.tasks.definitions import PretrainingTask
 
 ROOT = resources.gin_root()
@@ -31,11 +33,65 @@ SIZES = {
     "t5_1_1/large": (1024, 16, 24, 24, 64, 2816),
     "t5_1_1/xl": (2048, 32, 24, 24, 64, 5120),
     "t5_1_1/xxl": (4096, 64, 24, 24, 64, 10240),
+    "byt5/tiny": (8, 4, 2, 2, 3, 16),
+    "byt5/mini": (256, 4, 6, 2, 64, 512),
+    "byt5/small": (1472, 6, 12, 4, 64, 3584),
+    "byt5/base": (1536, 12, 18, 6, 64, 3968),
+    "byt5/large": (1536, 16, 36, 12, 64, 3840),
+    "byt5/xl": (2560, 32, 36, 12, 64, 6720),
+    "byt5/xxl": (4672, 64, 36, 12, 64, 12352),
+}
+# The multilingual ones differ from T5 1.1 in the vocabulary and, umT5, in the position bias.
+SIZES |= {size.replace("t5_1_1", name): SIZES[size] for name in ("mt5", "umt5") for size in SIZES if "t5_1_1" in size}
+FAMILIES = ("t5_1_0", "t5_1_1", "mt5", "byt5", "umt5")
+# Rows of the public models' embeddings.
+VOCAB_SIZES = {"t5_1_0": 32128, "t5_1_1": 32128, "mt5": 250112, "byt5": 384, "umt5": 256384}
+PARAMETERS = {
+    "t5_1_0": {
+        "small": 60_506_624,
+        "base": 222_903_552,
+        "large": 737_668_096,
+        "xl": 2_851_598_336,
+        "xxl": 11_307_321_344,
+    },
+    "t5_1_1": {
+        "small": 76_961_152,
+        "base": 247_577_856,
+        "large": 783_150_080,
+        "xl": 2_849_757_184,
+        "xxl": 11_135_332_352,
+    },
+    "mt5": {
+        "small": 300_176_768,
+        "base": 582_401_280,
+        "large": 1_229_581_312,
+        "xl": 3_742_619_648,
+        "xxl": 12_921_057_280,
+    },
+    "byt5": {
+        "small": 299_637_760,
+        "base": 581_653_248,
+        "large": 1_228_183_552,
+        "xl": 3_737_801_728,
+        "xxl": 12_906_899_328,
+    },
+    "umt5": {
+        "small": 306_601_984,
+        "base": 592_043_520,
+        "large": 1_242_449_920,
+        "xl": 3_768_356_864,
+        "xxl": 12_972_531_712,
+    },
 }
 
 
 def _load(name, *bindings):
     return config.load([name] if name in ALONE else ["gin/quickstart.gin", name], ["MODEL_DIR=runs/x", *bindings])
+
+
+def _with_vocabulary(family, size):
+    model = _load(f"gin/models/{family}/{size}.gin").model
+    return dataclasses.replace(model, vocab_size=VOCAB_SIZES[family])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -78,13 +134,68 @@ def test_its_commands_load_and_the_file_has_its_say(name, tmp_path, monkeypatch,
 
 def test_every_published_size_is_here_and_right():
     found = {name[len("gin/models/") : -len(".gin")] for name in FILES if name.startswith("gin/models/")}
-    assert found - {"t5_1_0/family", "t5_1_1/family"} == set(SIZES)
+    assert found - {f"{family}/family" for family in FAMILIES} == set(SIZES)
     for size, numbers in SIZES.items():
         model = _load(f"gin/models/{size}.gin").model
         layers = (model.num_encoder_layers, model.num_decoder_layers)
         assert (model.emb_dim, model.num_heads, *layers, model.head_dim, model.mlp_dim) == numbers, size
         activations = ("relu",) if size.startswith("t5_1_0") else ("gelu", "linear")
         assert (model.mlp_activations, model.logits_via_embedding) == (activations, size.startswith("t5_1_0")), size
+        assert model.relpos_bias_per_layer == size.startswith("umt5"), size
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sizes_have_the_published_numbers_of_parameters(family):
+    counts = {size: transformer.param_count(_with_vocabulary(family, size)) for size in PARAMETERS[family]}
+    assert counts == PARAMETERS[family]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_counts_as_many(family):
+    """Those numbers are right: its models, made without memory, of the sizes in the public models' config.json."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    name = {"mt5": "MT5", "umt5": "UMT5"}.get(family, "T5")
+    tied = family == "t5_1_0"
+    for size, count in PARAMETERS[family].items():
+        emb_dim, heads, encoder_layers, decoder_layers, head_dim, mlp_dim = SIZES[f"{family}/{size}"]
+        config = getattr(transformers, f"{name}Config")(
+            vocab_size=VOCAB_SIZES[family],
+            d_model=emb_dim,
+            num_heads=heads,
+            num_layers=encoder_layers,
+            num_decoder_layers=decoder_layers,
+            d_kv=head_dim,
+            d_ff=mlp_dim,
+            feed_forward_proj="relu" if tied else "gated-gelu",
+        )
+        with torch.device("meta"):
+            tensors = getattr(transformers, f"{name}ForConditionalGeneration")(config).state_dict()
+        copies = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"} | (
+            {"lm_head.weight"} if tied else set()
+        )
+        assert sum(tensor.numel() for key, tensor in tensors.items() if key not in copies) == count, size
+
+
+def test_the_vocabularies_have_as_many_ids_as_the_public_models_have_rows():
+    byt5 = _load("gin/models/byt5/small.gin").feed
+    assert feeds.model_vocab_size(byt5) == vocabularies.load(byt5.vocabulary, byt5.extra_ids).vocab_size == 384
+    # The others' files are remote: T5's holds 32,000 pieces, mT5's 250,000 and its extra ids, umT5's 256,000.
+    for family, pieces in (("t5_1_0", 32_000), ("t5_1_1", 32_000), ("mt5", 250_000), ("umt5", 256_000)):
+        ids = pieces + _load(f"gin/models/{family}/small.gin").feed.extra_ids
+        assert -(-ids // 128) * 128 == VOCAB_SIZES[family], family
+
+
+def test_the_number_in_a_files_first_line_is_its_number_of_parameters():
+    units = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
+    for size in SIZES:
+        first = (ROOT / "models" / f"{size}.gin").read_text().splitlines()[0]
+        number, unit, rows = re.search(r": ([\d.]+) (\w+) parameters with a vocabulary of (\d+)\.$", first).groups()
+        family, name = size.split("/")
+        assert int(rows) == VOCAB_SIZES[family], size
+        digits = len(number.partition(".")[2])
+        assert round(transformer.param_count(_with_vocabulary(family, name)) / units[unit], digits) == float(number), (
+            size
+        )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -107,7 +218,7 @@ def test_pretrain_is_the_recipe_of_t5_1_1():
 
 def test_the_models_and_c4_have_t5s_vocabulary_and_the_quickstart_its_own():
     t5 = "gs://t5-data/vocabs/cc_all.32000/sentencepiece.model"
-    sizes = [f"gin/models/{size}.gin" for size in SIZES]
+    sizes = [f"gin/models/{size}.gin" for size in SIZES if size.startswith("t5_")]
     for name in (*sizes, "gin/runs/pretrain.gin", "gin/tasks/c4.gin", "gin/tasks/span_corruption.gin"):
         assert _load(name).feed.vocabulary == t5, name
     assert _load("gin/quickstart.gin").feed.vocabulary == "docs_8k"
@@ -146,7 +257,8 @@ def test_defaults_bind_every_macro_and_agree_with_the_dataclasses():
         ["MODEL_DIR=x", "MIXTURE_OR_TASK_NAME=x", "BATCH_SIZE=8", "TASK_FEATURE_LENGTHS={'inputs': 8}"],
         training=False,
     )
-    for part in (run.model, run.loss, run.checkpoint, run.partitioning, run.evaluate, run.optimizer, run.schedule):
+    fixed = (run.model, run.loss, run.checkpoint, run.partitioning, run.evaluate, run.decoding)
+    for part in (*fixed, run.optimizer, run.schedule):
         assert part == type(part)()
     assert run.train == type(run.train)(model_dir="x")
     assert run.feed == type(run.feed)(mixture_or_task_name="x", batch_size=8, task_feature_lengths={"inputs": 8})
