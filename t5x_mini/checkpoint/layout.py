@@ -12,7 +12,7 @@ same for scanned and unrolled layers, lets a layer be read or replaced alone, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_mini.model.transformer import is_stacked
+from t5x_mini.train.param_names import of_layers
 from t5x_mini.train.state import TrainState
 
 Tree = dict[str, Any]
@@ -46,10 +47,15 @@ def from_disk(tree: Tree, like: State) -> State:
     flat = flatten(tree)
     named, structure = _named_leaves(like)
     leaves = [
-        jnp.stack([flat[layer_name] for layer_name in _layer_names(name, leaf)]) if is_stacked(name) else flat[name]
+        jnp.stack([flat[layer_name] for layer_name in of_layers(name, leaf)]) if is_stacked(name) else flat[name]
         for name, leaf in named
     ]
     return jax.tree.unflatten(structure, leaves)
+
+
+def names_on_disk(state: State) -> list[tuple[str, ...]]:
+    """For each array of the state, in `jax.tree.leaves`' order: its name on disk, or the names of its layers."""
+    return [of_layers(name, leaf) for name, leaf in _named_leaves(state)[0]]
 
 
 def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
@@ -61,20 +67,28 @@ def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nest(flat: Mapping[str, Any]) -> Tree:
+    """The inverse of `flatten`."""
+    tree: Tree = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
 def _take_apart(state: State, one_layer: Callable[[Any, int], Any]) -> Tree:
     flat: dict[str, Any] = {}
     for name, leaf in _named_leaves(state)[0]:
         parts = {name: leaf}
         if is_stacked(name):
-            parts = {layer_name: one_layer(leaf, i) for i, layer_name in enumerate(_layer_names(name, leaf))}
+            parts = {layer_name: one_layer(leaf, i) for i, layer_name in enumerate(of_layers(name, leaf))}
         if flat.keys() & parts.keys():
             raise ValueError(f"two arrays of the state have the name {name}")
         flat |= parts
-    return _nest(flat)
-
-
-def _layer_names(name: str, leaf: Any) -> list[str]:
-    return [name.replace("/layers/", f"/layers_{i}/", 1) for i in range(leaf.shape[0])]
+    return nest(flat)
 
 
 def _named_leaves(state: State) -> tuple[list[tuple[str, Any]], jax.tree_util.PyTreeDef]:
@@ -86,14 +100,3 @@ def _name(path: tuple) -> str:
     """The keys of a path, without positions in optax's chains: they say nothing to a reader."""
     keys = (getattr(entry, "name", getattr(entry, "key", None)) for entry in path)
     return "/".join(str(key) for key in keys if key is not None)
-
-
-def _nest(flat: dict[str, Any]) -> Tree:
-    tree: Tree = {}
-    for name, leaf in flat.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree

@@ -5,7 +5,10 @@ A checkpoint is a folder `checkpoints/<step>` with three items:
     state      step, parameters, optimiser state and random key, as `layout.py` lays them out
     position   where every host's stream of batches stood, after the last batch that was trained on
     run        JSON: what the model is and which vocabulary it was trained on, so that a checkpoint of another model, or
-               one that reads other words into the same ids, is refused with the reason
+               one that reads other words into the same ids, is refused with the reason (`run_item.py`)
+
+An imported checkpoint has no position, no random key and perhaps no optimiser state: runs start from it, and none goes
+on in its folder.
 """
 
 from __future__ import annotations
@@ -13,25 +16,21 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from t5x_mini.checkpoint import layout
+from t5x_mini.checkpoint import layout, run_item
 from t5x_mini.checkpoint.config import CheckpointConfig
 from t5x_mini.checkpoint.position_handler import PositionHandler, PositionRestore, PositionSave
+from t5x_mini.checkpoint.run_item import RunItem, Training
 from t5x_mini.errors import UserError
-from t5x_mini.model import transformer
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.parallel.partitioner import Partitioner
 from t5x_mini.train.state import TrainState
 
 FOLDER = "checkpoints"
-FORMAT = 1
-# What may differ between the run that saved and the run that restores: how the model is computed, not what it is.
-FREE = ("dropout_rate", "dtype", "scan_layers", "remat")
 
 for _name in ("absl", "orbax"):  # Orbax reports every phase of every save, and warns of what was asked for
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -49,13 +48,20 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, run_dir: str, config: CheckpointConfig | None = None, vocabulary: str | None = None):
+    def __init__(
+        self,
+        run_dir: str,
+        config: CheckpointConfig | None = None,
+        vocabulary: str | None = None,
+        vocabulary_source: tuple[str, int] | None = None,
+    ):
         """Opens (and with a `config` creates) the run's checkpoints; left-overs of interrupted saves are removed.
 
         Args:
             vocabulary: what tells the run's from others (`feeds.vocabulary_id`); None: not known, and not checked.
+            vocabulary_source: how to read it again (`feeds.vocabulary_source`), for those who find the checkpoint.
         """
-        self._vocabulary = vocabulary
+        self._vocabulary, self._vocabulary_source = vocabulary, vocabulary_source
         self.directory = epath.Path(run_dir).absolute() if "://" not in run_dir else epath.Path(run_dir)
         self.directory = self.directory / FOLDER
         keep = config.keep if config else None
@@ -78,7 +84,14 @@ class Checkpoints:
         """The newest complete checkpoint's step; None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: bytes, model: TransformerConfig, partitioner: Partitioner) -> None:
+    def save(
+        self,
+        state: TrainState,
+        position: bytes,
+        model: TransformerConfig,
+        partitioner: Partitioner,
+        training: Training | None = None,
+    ) -> None:
         """Starts a save and returns once the arrays are copied; the files are written behind the next steps."""
         if self._take_apart is None:
             shapes = layout.shapes_on_disk(_with_sharding(state))
@@ -88,9 +101,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(self._take_apart(state)),
                 position=PositionSave(position),
-                run=ocp.args.JsonSave(
-                    {"format": FORMAT, "model": dataclasses.asdict(model), "vocabulary": self._vocabulary}
-                ),
+                run=self._run_item(model, training),
             ),
             force=True,
         )
@@ -108,27 +119,11 @@ class Checkpoints:
         Raises:
             UserError: where it holds another model, or another optimiser's state.
         """
-        self._check_model(step, model)
+        self._check_run(step, model)
         self._check_arrays(step, shapes)
         state = self._read(step, shapes, shardings, partitioner)
         position = self._manager.restore(step, args=ocp.args.Composite(position=PositionRestore()))["position"]
         return Restored(state, position, step)
-
-    def restore_params(
-        self,
-        step: int,
-        shapes: transformer.Params,
-        shardings: transformer.Params,
-        model: TransformerConfig,
-        partitioner: Partitioner,
-    ) -> transformer.Params:
-        """Reads the parameters alone, whatever optimiser trained them.
-
-        Raises:
-            UserError: where the checkpoint holds another model.
-        """
-        self._check_model(step, model)
-        return self._read(step, {"params": shapes}, {"params": shardings}, partitioner)["params"]
 
     def wait(self) -> None:
         """Returns once all started saves are complete on disk; raises what went wrong in them."""
@@ -137,7 +132,13 @@ class Checkpoints:
     def close(self) -> None:
         self._manager.close()
 
-    def _read(self, step: int, shapes: layout.State, shardings: layout.State, partitioner: Partitioner) -> layout.State:
+    def _run_item(self, model: TransformerConfig, training: Training | None) -> ocp.args.JsonSave:
+        item = RunItem(
+            model=model, vocabulary=self._vocabulary, vocabulary_source=self._vocabulary_source, training=training
+        )
+        return ocp.args.JsonSave(item.to_json())
+
+    def _read(self, step: int, shapes: TrainState, shardings: TrainState, partitioner: Partitioner) -> TrainState:
         like = jax.tree.map(
             lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
         )
@@ -150,32 +151,30 @@ class Checkpoints:
         join = partitioner.jit(lambda tree: layout.from_disk(tree, shapes), (read_shardings,), shardings)
         return join(read)
 
-    def _check_model(self, step: int, model: TransformerConfig) -> None:
-        run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-        saved = run["model"]
-        now = _as_json(dataclasses.asdict(model))
-        differences = [
-            f"    {name}: {saved.get(name)} when it was saved, {now[name]} now"
-            for name in now
-            if name not in FREE and saved.get(name) != now[name]
-        ]
-        if differences:
+    def _check_run(self, step: int, model: TransformerConfig) -> None:
+        checkpoint = self.directory / str(step)
+        item = RunItem.from_json(
+            self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        )
+        if differences := run_item.model_differences(item.model, model):
             raise UserError(
-                f"The checkpoint {self.directory / str(step)} holds another model:\n"
-                + "\n".join(differences)
-                + "\nGo back to the same values, or choose a new folder: --gin.MODEL_DIR=runs/another_name"
+                f"The checkpoint {checkpoint} holds another model:\n"
+                + "".join(
+                    f"    {name}: {saved} when it was saved, {now} now\n" for name, (saved, now) in differences.items()
+                )
+                + "Go back to the same values, or choose a new folder: --gin.MODEL_DIR=runs/another_name"
             )
-        trained_on = run.get("vocabulary")
-        if trained_on and self._vocabulary and trained_on != self._vocabulary:
-            raise UserError(
-                f"The checkpoint {self.directory / str(step)} was trained on another vocabulary of the same size: "
-                f"{trained_on} when it was saved, {self._vocabulary} now. Its ids would mean other words. Set "
-                "VOCABULARY and EXTRA_IDS as in the config.gin of the run that made it."
-            )
+        run_item.check_vocabulary(str(checkpoint), item.vocabulary, self._vocabulary)
 
     def _check_arrays(self, step: int, shapes: TrainState) -> None:
         on_disk = self._manager.item_metadata(step)["state"].tree
         saved = {name: tuple(array.shape) for name, array in layout.flatten(on_disk).items()}
+        if "rng" not in saved:
+            raise UserError(
+                f"The checkpoint {self.directory / str(step)} was imported: it has no random key and no place in any "
+                f"data, so no run can go on in its folder. Start a run of its own from it: "
+                f"--gin.INITIAL_CHECKPOINT_PATH={self.directory.parent} --gin.MODEL_DIR=runs/another_name"
+            )
         wanted = {name: array.shape for name, array in layout.flatten(jax.eval_shape(layout.to_disk, shapes)).items()}
         if saved != wanted:
             missing, extra = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
@@ -189,8 +188,8 @@ class Checkpoints:
                 f"    {len(missing)} arrays are not in it{_first(missing)}\n"
                 f"    {len(extra)} arrays are not wanted{_first(extra)}\n"
                 f"    {len(reshaped)} arrays have another shape{_first(reshaped)}\n"
-                "Go back to the optimiser that saved it (RunConfig.optimizer in the run's config.gin), or choose a "
-                "new folder: --gin.MODEL_DIR=runs/another_name"
+                "Go back to the optimiser that saved it (RunConfig.optimizer in the run's config.gin, and its FROZEN), "
+                "or choose a new folder: --gin.MODEL_DIR=runs/another_name"
             )
 
 
@@ -200,11 +199,7 @@ def locate(path: str) -> tuple[str, int]:
     Raises:
         UserError: where there is no complete checkpoint.
     """
-    folder = epath.Path(path)
-    if folder.name.isdigit() and folder.parent.name == FOLDER:
-        run_dir, step = folder.parent.parent, int(folder.name)
-    else:
-        run_dir, step = (folder.parent if folder.name == FOLDER else folder), None
+    run_dir, step = _run_and_step(epath.Path(path).expanduser())
     steps = _steps(run_dir / FOLDER)
     if not steps:
         raise UserError(
@@ -218,18 +213,24 @@ def locate(path: str) -> tuple[str, int]:
     return str(run_dir), step if step is not None else steps[-1]
 
 
+def is_own(path: epath.Path) -> bool:
+    """Whether the path stands for a run that has checkpoints, or for one of them."""
+    run_dir, step = _run_and_step(path)
+    return step is not None or bool(_steps(run_dir / FOLDER))
+
+
+def _run_and_step(path: epath.Path) -> tuple[epath.Path, int | None]:
+    if path.name.isdigit() and path.parent.name == FOLDER:
+        return path.parent.parent, int(path.name)
+    return (path.parent if path.name == FOLDER else path), None
+
+
 def _steps(folder: epath.Path) -> list[int]:
     return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit()) if folder.exists() else []
 
 
 def _with_sharding(state: TrainState) -> TrainState:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _first(names: list[str]) -> str:

@@ -84,7 +84,7 @@ def vocabulary(config: FeedConfig) -> vocabularies.Vocabulary | seqio.Vocabulary
 
     Raises UserError for an unknown name, or a vocabulary that cannot be read.
     """
-    if registry.is_defined(config.mixture_or_task_name, config):
+    if _has_ours(config):
         return vocabularies.load(config.vocabulary, config.extra_ids)
     from t5x_mini.feed import seqio_lookup
 
@@ -105,8 +105,20 @@ def vocabulary_id(config: FeedConfig) -> str | None:
             found = vocabularies.load(path, found.extra_ids)
         except UserError:  # not in T5's layout, which a task of one's own need not have
             return None
-    known = found.fingerprint()
-    return f"{known.get('sha256', known['library'])[:12]} and {known['extra_ids']} extra ids"
+    return vocabularies.identity(found)
+
+
+def vocabulary_source(config: FeedConfig) -> tuple[str, int] | None:
+    """What `vocabularies.load` reads the task's vocabulary from: its name or path, and the number of extra ids.
+
+    None for a vocabulary of SeqIO's that is not of T5's kinds. Raises what `vocabulary` raises.
+    """
+    if _has_ours(config):
+        return config.vocabulary, config.extra_ids
+    found = vocabulary(config)
+    if vocabulary_id(config) is None:
+        return None
+    return found.sentencepiece_model_file, found.extra_ids
 
 
 def model_vocab_size(config: FeedConfig) -> int:
@@ -116,8 +128,13 @@ def model_vocab_size(config: FeedConfig) -> int:
     `vocabulary` raises.
     """
     found = vocabulary(config)
-    if not registry.is_defined(config.mixture_or_task_name, config):
+    if not _has_ours(config):
         from t5x_mini.feed import seqio_lookup  # explains what SeqIO raises where the file cannot be read
 
         return seqio_lookup.model_vocab_size(found)
     return -(-found.vocab_size // 128) * 128
+
+
+def _has_ours(config: FeedConfig) -> bool:
+    """Whether VOCABULARY is what counts: for tasks that are defined, and where there is no task."""
+    return not config.mixture_or_task_name or registry.is_defined(config.mixture_or_task_name, config)

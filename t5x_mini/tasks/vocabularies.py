@@ -29,7 +29,16 @@ from t5x_mini.tasks.vocabulary_training import train
 if TYPE_CHECKING:
     import seqio
 
-__all__ = ["ByteVocabulary", "SentencePieceVocabulary", "Vocabulary", "compare", "is_here", "load", "train"]
+__all__ = [
+    "ByteVocabulary",
+    "SentencePieceVocabulary",
+    "Vocabulary",
+    "compare",
+    "identity",
+    "is_here",
+    "load",
+    "train",
+]
 
 DEFAULT_EXTRA_IDS = 100
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
@@ -180,6 +189,12 @@ def load(name: str | os.PathLike, extra_ids: int = DEFAULT_EXTRA_IDS) -> Vocabul
 def is_here(name: str) -> bool:
     """Whether `load` can read it without the network (or can say at once that it doesn't exist)."""
     return not files.is_remote(name) or _cached_copy(name).is_file()
+
+
+def identity(vocabulary: Vocabulary) -> str:
+    """What tells it from others, in a few words: `'a1b2c3d4e5f6 and 100 extra ids'`."""
+    known = vocabulary.fingerprint()
+    return f"{known.get('sha256', known['library'])[:12]} and {known['extra_ids']} extra ids"
 
 
 def compare(a: Vocabulary, b: Vocabulary, texts: Sequence[str]) -> str:

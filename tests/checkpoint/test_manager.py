@@ -196,7 +196,7 @@ def test_another_model_is_refused(saved):
         "The checkpoint FOLDER/checkpoints/7 holds another model:\n"
         "    architecture: causal_lm when it was saved, prefix_lm now\n"
         "    emb_dim: 16 when it was saved, 32 now\n"
-        "    mlp_activations: ['gelu', 'linear'] when it was saved, ['relu'] now\n"
+        "    mlp_activations: ('gelu', 'linear') when it was saved, ('relu',) now\n"
         "Go back to the same values, or choose a new folder: --gin.MODEL_DIR=runs/another_name"
     )
 
@@ -210,8 +210,8 @@ def test_another_optimizer_is_refused(saved):
     assert lines[1] == "    44 arrays are not in it, opt_state/decoder/decoder_norm/scale/mu for one"
     assert lines[2] == "    66 arrays are not wanted, opt_state/decoder/decoder_norm/scale/v for one"
     assert lines[-1] == (
-        "Go back to the optimiser that saved it (RunConfig.optimizer in the run's config.gin), or choose a new "
-        "folder: --gin.MODEL_DIR=runs/another_name"
+        "Go back to the optimiser that saved it (RunConfig.optimizer in the run's config.gin, and its FROZEN), or "
+        "choose a new folder: --gin.MODEL_DIR=runs/another_name"
     )
 
 
@@ -254,7 +254,7 @@ def test_the_parameters_of_a_named_checkpoint(tmp_path):
 
 def test_the_parameters_of_another_model_are_refused(saved):
     folder, _ = saved(MESH)
-    with pytest.raises(UserError, match="num_decoder_layers: 2 when it was saved, 1 now"):
+    with pytest.raises(UserError, match="num_decoder_layers: 2 in the checkpoint, 1 in this run"):
         restore_params(evaluation(folder, MESH, num_decoder_layers=1))
 
 

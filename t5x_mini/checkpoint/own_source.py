@@ -1,0 +1,66 @@
+"""Our own checkpoints as a `Source`: arrays read one at a time, straight from the files that Orbax wrote."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from etils import epath
+
+from t5x_mini.checkpoint import layout
+from t5x_mini.checkpoint.manager import FOLDER, locate
+from t5x_mini.checkpoint.run_item import RunItem, Training
+from t5x_mini.checkpoint.source import Origin
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase of every read
+
+
+class OwnSource:
+    """A run's checkpoint, or one that `t5x-mini import` made. See `source.Source`."""
+
+    def __init__(self, path: str):
+        """Opens `runs/x` (its newest checkpoint) or `runs/x/checkpoints/1000`.
+
+        Raises:
+            UserError: where there is no complete checkpoint.
+        """
+        run_dir, step = locate(path)
+        folder = epath.Path(run_dir) / FOLDER / str(step)
+        self._state = (folder if "://" in run_dir else folder.absolute()) / "state"  # Orbax wants it so
+        run = json.loads((folder / "run" / "metadata").read_text())
+        self.origin = _origin(str(folder), step, RunItem.from_json(run), epath.Path(run_dir))
+        arrays = layout.flatten(ocp.PyTreeCheckpointHandler().metadata(self._state).tree)
+        self.shapes: Mapping[str, tuple[int, ...]] = {name: tuple(array.shape) for name, array in arrays.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """One array. Reads the file itself: a restore of Orbax's goes through the names of all arrays each time."""
+        base = os.fspath(self._state)
+        store = {"driver": "ocdbt", "base": base if "://" in base else Path(base).as_uri()}
+        spec = {"driver": "zarr", "kvstore": store | {"path": name.replace("/", ".") + "/"}}
+        return tensorstore.open(spec, open=True, read=True).result().read().result()
+
+
+def _origin(path: str, step: int, run: RunItem, run_dir: epath.Path) -> Origin:
+    training = run.training or Training()
+    name, extra_ids = run.vocabulary_source or (None, 100)
+    if name and (run_dir / name).exists():  # an imported checkpoint's lies beside it
+        name = str(run_dir / name)
+    return Origin(
+        path=path,
+        kind="t5x_mini",
+        model=run.model,
+        step=step,
+        vocabulary=name,
+        extra_ids=extra_ids,
+        vocabulary_id=run.vocabulary,
+        learning_rate=training.learning_rate,
+        loss_normalizing_factor=training.loss_normalizing_factor,
+        dropout_rate=training.dropout_rate,
+        feature_lengths=training.feature_lengths,
+    )
