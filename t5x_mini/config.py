@@ -45,7 +45,12 @@ _operative_config = ""
 
 
 def load(
-    files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = (), *, training: bool = True
+    files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    *,
+    training: bool = True,
+    needs_task: bool = True,
 ) -> RunConfig:
     """Reads gin files and then `NAME=VALUE` bindings, the later over the earlier.
 
@@ -54,6 +59,7 @@ def load(
         bindings: `MODEL_DIR=runs/x`, as after `--gin.`; a value that is a bare word is a string.
         search_paths: further folders to find gin files in.
         training: whether the run trains, so that a number of steps is needed.
+        needs_task: whether it reads a task. If not, what belongs to one need not be set, as in `load_feed`.
 
     A binding that nothing uses (of a class that was not chosen) is a warning on stderr.
 
@@ -63,7 +69,7 @@ def load(
     """
     global _operative_config
     defaults, chosen = _read(files, bindings, search_paths)
-    builder = _Builder([*defaults, *chosen])
+    builder = _Builder([*defaults, *(() if needs_task else _FEED_DEFAULTS), *chosen])
     config = builder.made("RunConfig")
     builder.check_missing()
     config_checks.check_together(config, training)

@@ -39,12 +39,21 @@ _RANGES: dict[tuple[str, str], tuple[str, Callable[[Any], bool]]] = {
     ("LossConfig", "z_loss"): _NOT_NEGATIVE,
     ("TrainConfig", "train_steps"): _POSITIVE,
     ("TrainConfig", "train_steps_relative"): _POSITIVE,
+    ("TrainConfig", "reset_step"): _NOT_NEGATIVE,
     ("TrainConfig", "num_microbatches"): _POSITIVE,
     ("TrainConfig", "clip_global_norm"): _POSITIVE,
     ("TrainConfig", "eval_period"): _NOT_NEGATIVE,
     ("TrainConfig", "eval_steps"): _POSITIVE,
     ("CheckpointConfig", "period"): _POSITIVE,
     ("CheckpointConfig", "keep"): _POSITIVE,
+    ("EvaluateConfig", "infer_limit"): _POSITIVE,
+    ("DecodingConfig", "max_length"): _POSITIVE,
+    ("DecodingConfig", "min_length"): _NOT_NEGATIVE,
+    ("DecodingConfig", "num_decodes"): _POSITIVE,
+    ("DecodingConfig", "temperature"): _NOT_NEGATIVE,
+    ("DecodingConfig", "top_k"): _NOT_NEGATIVE,
+    ("DecodingConfig", "top_p"): ("above 0 and at most 1", lambda value: 0 < value <= 1),
+    ("DecodingConfig", "length_penalty"): _NOT_NEGATIVE,
     ("PartitioningConfig", "data"): _AXIS,
     ("PartitioningConfig", "fsdp"): _AXIS,
     ("PartitioningConfig", "model"): _AXIS,
@@ -99,7 +108,8 @@ def check_together(config: Any, training: bool) -> None:
     """Checks of a whole `RunConfig` that no single field can answer.
 
     Raises UserError: for how long to train is said twice or (when `training`) never; the batch doesn't divide into
-    its microbatches; `pmap` with a mesh; SeqIO's cached tasks for a feed that doesn't read them.
+    its microbatches; `pmap` with a mesh; how to start from a checkpoint without one; SeqIO's cached tasks for a feed
+    that doesn't read them.
     """
     absolute, relative = config.train.train_steps, config.train.train_steps_relative
     if absolute is not None and relative is not None:
@@ -112,6 +122,7 @@ def check_together(config: Any, training: bool) -> None:
             "Nothing says when to stop training. Write for example --gin.TRAIN_STEPS=1000 (counted from the first "
             "step of pretraining) or --gin.TRAIN_STEPS_RELATIVE=1000 (counted from the initial checkpoint)."
         )
+    _check_start(config.train)
     batch, parts = config.feed.batch_size, config.train.num_microbatches
     if batch % parts:
         raise UserError(f"BATCH_SIZE = {batch} can't be split into NUM_MICROBATCHES = {parts} equal parts.")
@@ -128,6 +139,18 @@ def check_together(config: Any, training: bool) -> None:
         )
 
 
+def _check_start(train: Any) -> None:
+    """Whether what says how to start from a checkpoint has one to start from."""
+    set_ = {"RESET_OPTIMIZER": train.reset_optimizer, "RESET_STEP": train.reset_step is not None}
+    set_["ASSIGNMENT_MAP"] = bool(train.assignment_map)
+    for macro, is_set in set_.items():
+        if is_set and train.initial_checkpoint_path is None:
+            raise UserError(
+                f"{macro} says how to start from a checkpoint, and INITIAL_CHECKPOINT_PATH names none: write "
+                f"--gin.INITIAL_CHECKPOINT_PATH=runs/another, or leave {macro} out."
+            )
+
+
 def _members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
@@ -138,6 +161,12 @@ def _fits_one(value: object, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return any(type(value) is type(choice) and value == choice for choice in arguments)
+    if origin is tuple and ... not in arguments:
+        return (
+            isinstance(value, tuple | list)
+            and len(value) == len(arguments)
+            and all(fits(item, argument) for item, argument in zip(value, arguments, strict=True))
+        )
     if origin in (tuple, collections.abc.Sequence):
         return isinstance(value, tuple | list) and all(fits(item, arguments[0]) for item in value)
     if origin is collections.abc.Mapping:
@@ -155,6 +184,8 @@ def _describe_one(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return " or ".join(repr(choice) for choice in arguments)
+    if origin is tuple and ... not in arguments:
+        return f"({', '.join(describe(argument) for argument in arguments)})"
     if origin in (tuple, collections.abc.Sequence):
         return f"a tuple, each item {describe(arguments[0])}"
     return f"a dict, each key {describe(arguments[0])} and each value {describe(arguments[1])}"

@@ -14,7 +14,7 @@ from t5x_mini.checkpoint.config import CheckpointConfig
 from t5x_mini.evaluate.config import EvaluateConfig
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.gin_files import Binding, Macro, Reference, complain
-from t5x_mini.model.config import TransformerConfig
+from t5x_mini.model.config import DecodingConfig, TransformerConfig
 from t5x_mini.parallel.config import PartitioningConfig
 from t5x_mini.tasks import definitions, objective_mixtures, squad
 from t5x_mini.train.config import LossConfig, TrainConfig
@@ -41,6 +41,7 @@ class RunConfig:
     checkpoint: CheckpointConfig
     partitioning: PartitioningConfig
     evaluate: EvaluateConfig
+    decoding: DecodingConfig = DecodingConfig()
 
 
 @functools.cache
@@ -51,7 +52,7 @@ def configurables() -> dict[str, type]:
 
     classes = (
         *(RunConfig, TransformerConfig, FeedConfig, LossConfig, TrainConfig, CheckpointConfig, PartitioningConfig),
-        *(EvaluateConfig, *typing.get_args(optimizers.Optimizer), *typing.get_args(schedules.Schedule)),
+        *(EvaluateConfig, DecodingConfig, *typing.get_args(optimizers.Optimizer), *typing.get_args(schedules.Schedule)),
     )
     return {cls.__name__: cls for cls in classes} | SCOPED
 

@@ -68,6 +68,10 @@ def test_every_macro_sets_the_field_that_it_names():
         "LABEL_SMOOTHING": 0.1,
         "Z_LOSS": 0.5,
         "INITIAL_CHECKPOINT_PATH": "a/b",
+        "RESET_OPTIMIZER": True,
+        "RESET_STEP": 1000000,
+        "ASSIGNMENT_MAP": (("decoder/(.*)", "encoder/\\1"), ("a", None)),
+        "FROZEN": ("encoder/.*", "decoder/.*"),
         "CHECKPOINT_PATH": "c/d",
         "EVAL_OUTPUT_DIR": "e",
         "INFER_OUTPUT_DIR": "f",
@@ -100,6 +104,8 @@ def test_every_macro_sets_the_field_that_it_names():
     assert (model.scan_layers, model.remat) == (False, "full")
     assert (loss.normalizing_factor, loss.label_smoothing, loss.z_loss) == (233472, 0.1, 0.5)
     assert (train.initial_checkpoint_path, train.eval_steps, train.eval_period) == ("a/b", 3, 4)
+    assert (train.reset_optimizer, train.reset_step, train.frozen) == (True, 1_000_000, ("encoder/.*", "decoder/.*"))
+    assert train.assignment_map == (("decoder/(.*)", r"encoder/\1"), ("a", None))
     assert (train.prng_impl, train.num_microbatches, train.clip_global_norm) == ("rbg", 2, 1.5)
     assert (train.closing_report, run.checkpoint.period, run.checkpoint.keep) == (True, 9, None)
     paths = run.evaluate.checkpoint_path, run.evaluate.eval_output_dir, run.evaluate.infer_output_dir
@@ -330,6 +336,41 @@ def test_all_missing_values_are_named_at_once_with_examples():
     twice = _message([], [*RUN, "RANDOM_SEED=%gin.REQUIRED"])
     assert twice.startswith("These have no value: RANDOM_SEED. Write for example\n  --gin.RANDOM_SEED=")
     assert "  --gin.Linear.peak=..." in _message([], [*RUN, "RunConfig.schedule=@Linear()"])
+
+
+@pytest.mark.parametrize(
+    ("macro", "value"), [("RESET_OPTIMIZER", "True"), ("RESET_STEP", "0"), ("ASSIGNMENT_MAP", "(('a', None),)")]
+)
+def test_how_to_start_from_a_checkpoint_needs_one(macro, value):
+    assert _message([], [*RUN, f"{macro}={value}"]) == (
+        f"{macro} says how to start from a checkpoint, and INITIAL_CHECKPOINT_PATH names none: write "
+        f"--gin.INITIAL_CHECKPOINT_PATH=runs/another, or leave {macro} out."
+    )
+    assert config.load([], [*RUN, f"{macro}={value}", "INITIAL_CHECKPOINT_PATH=runs/x"])
+
+
+@pytest.mark.parametrize(
+    ("binding", "words"),
+    [
+        ("ASSIGNMENT_MAP=(('a', 'b', 'c'),)", "must be a tuple, each item (a string, a string or None)"),
+        ("ASSIGNMENT_MAP=('a', 'b')", "must be a tuple, each item (a string, a string or None)"),
+        ("ASSIGNMENT_MAP=((1, None),)", "must be a tuple, each item (a string, a string or None)"),
+        ("FROZEN='encoder/.*'", "must be a tuple, each item a string, not 'encoder/.*'"),
+        ("RESET_STEP=yes", "must be True or a whole number or None, not 'yes'"),
+        ("RESET_STEP=False", "must be True or a whole number or None, not False"),
+        ("RESET_STEP=-1", "must be 0 or more, not -1"),
+    ],
+)
+def test_how_to_start_is_of_the_right_type(binding, words):
+    assert words in _message([], [*RUN, "INITIAL_CHECKPOINT_PATH=runs/x", binding])
+
+
+def test_a_regex_of_a_gin_file_may_be_a_raw_string(write):
+    rules = r"((r'decoder/layers_(\d+)/(.*)', r'encoder/layers_\1/\2'),)"
+    write(f"INITIAL_CHECKPOINT_PATH = 'x'\nASSIGNMENT_MAP = {rules}\n")
+    assert config.load(["run.gin"], RUN).train.assignment_map == (
+        (r"decoder/layers_(\d+)/(.*)", r"encoder/layers_\1/\2"),
+    )
 
 
 def test_the_number_of_steps_is_said_once():

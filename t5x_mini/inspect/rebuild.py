@@ -84,11 +84,9 @@ def _positions(folder: Path, last: int) -> tuple[int, list[Path]] | None:
 
 def _first_step(run) -> int:
     """The step that the run started from: not 0 where it took up another run's parameters; its data starts anew."""
-    if run.train.initial_checkpoint_path is None:
-        return 0
-    from t5x_mini.checkpoint import manager
+    from t5x_mini.train.run import first_step
 
-    return manager.locate(run.train.initial_checkpoint_path)[1]
+    return first_step(run.train)
 
 
 def _last_step(folder: Path) -> int:

@@ -33,7 +33,19 @@ class TrainConfig:
         model_dir: where checkpoints, metrics and plots go; a run found there is resumed.
         train_steps: the step to stop at, counted from the first step of pretraining.
         train_steps_relative: instead of `train_steps`: steps beyond the initial checkpoint's.
-        initial_checkpoint_path: a checkpoint of t5x_mini to start from when `model_dir` holds none.
+        initial_checkpoint_path: a checkpoint to start from when `model_dir` holds none: a run's folder or one of its
+            checkpoints, a Hugging Face folder or hub name, or one of T5X's.
+        reset_optimizer: leave the initial checkpoint's optimiser state where it is, and begin with a fresh one.
+        reset_step: the step that a run from an initial checkpoint goes on from: a number, or True for 0. None: the
+            checkpoint's, or 0 where it doesn't say. The optimiser's own counts are the age of its running means, and
+            stay with them.
+        assignment_map: which of the initial checkpoint's parameters a parameter is taken from: pairs of a regex that
+            matches the whole name of this model's parameter (`encoder/layers_0/mlp/wo/kernel`), and the name in the
+            checkpoint, which may use the regex's groups (`r'decoder/layers_\\1/\\2'`), or None for a fresh one. The
+            first match counts; a name that none matches is taken from the same name. Optimiser state goes with its
+            parameter. As T5X's `assignment_map`.
+        frozen: regexes; the parameters whose whole names one of them matches are not trained, and take no optimiser
+            memory (`train/param_names.py`).
         random_seed: of initialisation, dropout and data. T5X's default (None) draws one from the clock.
         prng_impl: `threefry` (the same numbers on any hardware and mesh) or `rbg` (faster on TPU).
         num_microbatches: parts that a batch is split into to save memory; the gradients are those of the whole.
@@ -48,6 +60,10 @@ class TrainConfig:
     train_steps: int | None = None
     train_steps_relative: int | None = None
     initial_checkpoint_path: str | None = None
+    reset_optimizer: bool = False
+    reset_step: Literal[True] | int | None = None
+    assignment_map: tuple[tuple[str, str | None], ...] = ()
+    frozen: tuple[str, ...] = ()
     random_seed: int = 0
     prng_impl: Literal["threefry", "rbg"] = "threefry"
     num_microbatches: int = 1

@@ -6,13 +6,14 @@ read while the next one runs, and checkpoints are written behind the steps that 
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
 import jax
 
 from t5x_mini import config as config_module
+from t5x_mini.checkpoint.run_item import Training
 from t5x_mini.feed import feeds
 from t5x_mini.feed.batch import Prefetcher, prefetch
 from t5x_mini.feed.position import Position
@@ -34,12 +35,19 @@ def dry_run(config: RunConfig) -> None:
     run = assemble(config)
     print(config_module.operative_config())
     print(model_info(run))
+    if config.train.initial_checkpoint_path is not None:
+        from t5x_mini.checkpoint import restore_plan, restore_report, source
+
+        plan = restore_plan.make_plan(source.open_source(config.train.initial_checkpoint_path), run)
+        print(restore_report.describe(plan, run))
     print(f"would train to step {run.total_steps:,} in {config.train.model_dir}; this was a dry run")
 
 
 def train(config: RunConfig) -> None:
     """Trains to the last step, resuming what `model_dir` holds, and leaves there everything the run is known by."""
     run = assemble(config)
+    if run.vocabulary is None:  # a model whose size was written down
+        run = dataclasses.replace(run, vocabulary=feeds.vocabulary_id(config.feed))
     with _Training(run) as training:
         training.run()
 
@@ -56,7 +64,12 @@ class _Training:
         self.is_primary = jax.process_index() == 0
         if self.is_primary:
             self.folder.mkdir(parents=True, exist_ok=True)
-        self.checkpoints: Checkpoints = Checkpoints(run.config.train.model_dir, run.config.checkpoint, run.vocabulary)
+        self.checkpoints: Checkpoints = Checkpoints(
+            run.config.train.model_dir,
+            run.config.checkpoint,
+            run.vocabulary,
+            feeds.vocabulary_source(run.config.feed),
+        )
 
     def __enter__(self) -> _Training:
         return self
@@ -111,25 +124,20 @@ class _Training:
     def _first_state(self) -> tuple[TrainState, bytes | None]:
         step = self.checkpoints.latest_step()
         if step is not None:
-            state, position = self._restore(self.checkpoints, step)
+            run = self.assembled
+            restored = self.checkpoints.restore(step, run.shapes, run.shardings, self.config.model, run.partitioner)
             self._say(f"resuming from step {step} in {self.folder}")
-            return state, position
+            return restored.state, restored.position
         initial = self.config.train.initial_checkpoint_path
         if initial is None:
             return self.assembled.create_state(), None
-        from t5x_mini.checkpoint.manager import Checkpoints, locate
+        from t5x_mini.checkpoint import restore_plan, restore_report
+        from t5x_mini.checkpoint.source import open_source
 
-        run_dir, step = locate(initial)
-        with contextlib.closing(Checkpoints(run_dir, vocabulary=self.assembled.vocabulary)) as checkpoints:
-            state, _ = self._restore(checkpoints, step)
-        self._say(f"starting from step {step} of {run_dir}, with its optimiser state; the data starts anew")
-        return state, None
-
-    def _restore(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, bytes]:
-        restored = checkpoints.restore(
-            step, self.assembled.shapes, self.assembled.shardings, self.config.model, self.assembled.partitioner
-        )
-        return restored.state, restored.position
+        source = open_source(initial)
+        plan = restore_plan.make_plan(source, self.assembled)
+        self._say(restore_report.describe(plan, self.assembled))
+        return restore_plan.restore(plan, source, self.assembled), None
 
     def _feed(self, position: bytes | None):
         feed = feeds.make_feed(
@@ -164,7 +172,14 @@ class _Training:
         return held_out if held_out.batches else None
 
     def _save(self, state: TrainState, position: Position) -> None:
-        self.checkpoints.save(state, position.to_bytes(), self.config.model, self.assembled.partitioner)
+        config, partitioner = self.config, self.assembled.partitioner
+        training = Training(
+            learning_rate=float(config.schedule(int(state.step))),
+            loss_normalizing_factor=1 if config.loss.normalizing_factor is None else config.loss.normalizing_factor,
+            dropout_rate=config.model.dropout_rate,
+            feature_lengths=dict(config.feed.task_feature_lengths),
+        )
+        self.checkpoints.save(state, position.to_bytes(), config.model, partitioner, training)
 
     def _finish(self, state: TrainState, held_out: HeldOut | None) -> None:
         self.checkpoints.wait()

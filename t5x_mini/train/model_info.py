@@ -27,6 +27,8 @@ def model_info(run: Run) -> str:
 
 def summary(run: Run) -> str:
     """The total in one line."""
-    count = sum(shape.size for shape in run.shapes.params.values())
-    size = sum(shape.size * np.dtype(shape.dtype).itemsize for shape in run.shapes.params.values())
-    return f"total: {count:,} parameters, {size / 2**20:,.1f} MiB"
+    params = run.shapes.params
+    count = sum(shape.size for shape in params.values())
+    frozen = sum(shape.size for name, shape in params.items() if name not in run.shapes.opt_state)
+    size = sum(shape.size * np.dtype(shape.dtype).itemsize for shape in params.values())
+    return f"total: {count:,} parameters, {size / 2**20:,.1f} MiB" + (f"; {frozen:,} of them frozen" if frozen else "")

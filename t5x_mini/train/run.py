@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -14,7 +16,9 @@ from t5x_mini.parallel.partitioner import Partitioner, make_partitioner
 from t5x_mini.train import loss, schedules, state
 
 if TYPE_CHECKING:
+    from t5x_mini.checkpoint.source import Origin
     from t5x_mini.config import RunConfig
+    from t5x_mini.train.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,15 @@ class Run:
         """A fresh state, made in place on the devices."""
         return self.partitioner.jit(self._create, (), self.shardings)()
 
+    def create_leaves(self, wanted: Sequence[bool]) -> list[jax.Array]:
+        """Those arrays of a fresh state that are wanted, in `jax.tree.leaves`' order; the others are not made."""
+
+        def create():
+            return list(itertools.compress(jax.tree.leaves(self._create()), wanted))
+
+        shardings = list(itertools.compress(jax.tree.leaves(self.shardings), wanted))
+        return self.partitioner.jit(create, (), shardings)() if shardings else []
+
     def _create(self) -> state.TrainState:
         return state.create(self.config.model, self.config.optimizer, self.config.train)
 
@@ -76,6 +89,26 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     return Run(config, partitioner, shapes, shardings, total_steps, vocabulary)
 
 
+def first_step(train: TrainConfig, origin: Origin | None = None) -> int:
+    """The step that a run starts from when nothing of it is there yet.
+
+    Args:
+        origin: the initial checkpoint, where it is open already.
+
+    Raises:
+        UserError: where there is no such checkpoint.
+    """
+    if train.initial_checkpoint_path is None or train.reset_step is True:
+        return 0
+    if train.reset_step is not None:
+        return train.reset_step
+    if origin is None:
+        from t5x_mini.checkpoint.source import open_source  # Orbax takes a second to import
+
+        origin = open_source(train.initial_checkpoint_path).origin
+    return origin.step or 0
+
+
 def _check_folders(config: RunConfig) -> None:
     folders = {
         "MODEL_DIR": config.train.model_dir,
@@ -94,11 +127,7 @@ def _total_steps(config: RunConfig) -> int:
     train = config.train
     if train.train_steps_relative is None:
         return train.train_steps or 0
-    if train.initial_checkpoint_path is None:
-        return train.train_steps_relative
-    from t5x_mini.checkpoint import manager  # Orbax takes a second to import
-
-    return manager.locate(train.initial_checkpoint_path)[1] + train.train_steps_relative
+    return first_step(train) + train.train_steps_relative
 
 
 def _check_batch(config: RunConfig, partitioner: Partitioner) -> None:

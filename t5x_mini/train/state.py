@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
 from t5x_mini.model import transformer
 from t5x_mini.model.config import TransformerConfig
-from t5x_mini.train import optimizers
+from t5x_mini.train import optimizers, param_names
 from t5x_mini.train.config import TrainConfig
 
 PRNG_IMPLS = {"threefry": "threefry2x32", "rbg": "rbg"}
@@ -25,7 +25,8 @@ class TrainState:
     Attributes:
         step: updates made so far.
         params: name to array, float32 (`model/transformer.py`).
-        opt_state: name to the state of that parameter's optimiser (`train/optimizers.py`).
+        opt_state: name to the state of that parameter's optimiser (`train/optimizers.py`). A frozen parameter has
+            none, which is how the step knows it.
         rng: raw key data; step k draws from `fold_in(rng, k)`, so that a resumed run draws the same numbers.
     """
 
@@ -41,13 +42,18 @@ def root_key(config: TrainConfig) -> PRNGKeyArray:
 
 
 def create(model: TransformerConfig, optimizer: optimizers.Optimizer, train: TrainConfig) -> TrainState:
-    """A fresh state at step 0."""
+    """A fresh state at step 0.
+
+    Raises:
+        UserError: for a regex of `train.frozen` that matches nothing, or some layers of a stack only.
+    """
     init_key, step_key = jax.random.split(root_key(train))
     params = transformer.init_params(model, init_key)
+    frozen = param_names.frozen(params, train.frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizers.init(optimizer, params),
+        opt_state=optimizers.init(optimizer, {name: params[name] for name in params if name not in frozen}),
         rng=jax.random.key_data(step_key),
     )
 

@@ -45,11 +45,13 @@ def make_train_step(
         if key is not None and axis_name:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
-        def objective(params, part, part_key):
-            sums = batch_sums(params, part, model, loss, part_key)
+        trained = {name: state.params[name] for name in state.opt_state}  # the others are frozen, and get no gradient
+
+        def objective(trained, part, part_key):
+            sums = batch_sums(state.params | trained, part, model, loss, part_key)
             return sums["objective"], sums
 
-        grads, sums = summed_gradients(objective, state.params, batch, key, train.num_microbatches)
+        grads, sums = summed_gradients(objective, trained, batch, key, train.num_microbatches)
         if axis_name:
             grads, sums = jax.lax.psum((grads, sums), axis_name)
         sums["normalizer"] = losses.normalizer(sums["normalizer"], loss)
@@ -59,7 +61,8 @@ def make_train_step(
             grads = _clip(grads, sums["grad_norm"], train.clip_global_norm)
 
         sums["learning_rate"] = schedule(state.step)
-        params, opt_state = optimizers.update(optimizer, grads, state.opt_state, state.params, sums["learning_rate"])
+        trained, opt_state = optimizers.update(optimizer, grads, state.opt_state, trained, sums["learning_rate"])
+        params = state.params | trained
         sums["param_norm"] = optax.tree.norm(params)  # the new ones: a checkpoint holds these
         return TrainState(state.step + 1, params, opt_state, state.rng), sums
 

@@ -1,6 +1,7 @@
 """From a configuration to shapes and shardings on the devices that are here, and what is refused."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -81,12 +82,17 @@ def test_steps_are_absolute_or_beyond_the_initial_checkpoint():
     assert run.assemble(configured(train=relative)).total_steps == 5
 
 
-def test_steps_beyond_a_checkpoint_are_added_to_its_step(monkeypatch):
-    from t5x_mini.checkpoint import manager
+@pytest.mark.parametrize(
+    ("reset", "there", "total"),
+    [(None, 1000, 1005), (None, None, 5), (True, 1000, 5), (0, 1000, 5), (20, 1000, 25), (20, None, 25)],
+)
+def test_steps_beyond_a_checkpoint_are_added_to_its_step_or_the_one_it_is_set_to(monkeypatch, reset, there, total):
+    from t5x_mini.checkpoint import source
 
-    monkeypatch.setattr(manager, "locate", lambda path: (path, 1000))
-    relative = dict(train_steps=None, train_steps_relative=5, initial_checkpoint_path="runs/x")
-    assert run.assemble(configured(train=relative)).total_steps == 1005
+    origin = source.Origin(path="runs/x", kind="hf", model=tiny.model(), step=there)
+    monkeypatch.setattr(source, "open_source", lambda path: types.SimpleNamespace(origin=origin))
+    relative = dict(train_steps=None, train_steps_relative=5, initial_checkpoint_path="runs/x", reset_step=reset)
+    assert run.assemble(configured(train=relative)).total_steps == total
 
 
 def test_a_schedule_ends_with_the_run():

@@ -37,6 +37,14 @@ def test_the_seed_decides_everything():
     assert not np.array_equal(*(s.params["decoder/token_embedder/embedding"] for s in (one, other)))
 
 
+def test_a_frozen_parameter_has_no_optimiser_state():
+    train = dataclasses.replace(TRAIN, frozen=("decoder/layers/.*",))
+    shapes = jax.eval_shape(lambda: state.create(MODEL, AdamW(), train))
+    assert shapes.params.keys() == transformer.param_shapes(MODEL).keys()
+    assert shapes.opt_state.keys() == {name for name in shapes.params if not name.startswith("decoder/layers/")}
+    assert state.axes(MODEL, AdamW(), shapes).opt_state.keys() == shapes.opt_state.keys()
+
+
 @pytest.mark.parametrize("impl, words", [("threefry", 2), ("rbg", 4)])
 def test_each_step_has_a_key_of_its_own_of_the_kind_asked_for(impl, words):
     train = dataclasses.replace(TRAIN, prng_impl=impl)

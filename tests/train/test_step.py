@@ -12,7 +12,7 @@ import tiny
 from goldens import error
 
 from t5x_mini.model import transformer
-from t5x_mini.train import optimizers, state, step
+from t5x_mini.train import optimizers, param_names, state, step
 from t5x_mini.train.config import LossConfig, TrainConfig
 from t5x_mini.train.loss import NORMALIZERS
 from t5x_mini.train.optimizers import Adafactor
@@ -309,3 +309,32 @@ def test_the_optimizer_moves_the_parameters_at_the_schedules_rate():
     before, after, _, _ = one_step()
     for name, param in before.params.items():
         assert error(after.params[name], param - 0.1 * after.opt_state[name][0]) < 1e-6, name
+
+
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_frozen_parameters_stay_as_they_are_and_leave_the_others_their_gradients(parts):
+    model, optimizer = tiny.model("causal_lm", num_decoder_layers=1), Recorder()
+    batch = tiny.batch(model.architecture, EXAMPLES)
+
+    def stepped(frozen):
+        train, before = dataclasses.replace(TRAIN, num_microbatches=parts), state_of(tiny.params(model), optimizer)
+        stay = param_names.frozen(before.params, frozen)
+        trained = {name: leaf for name, leaf in before.opt_state.items() if name not in stay}
+        before = dataclasses.replace(before, opt_state=trained)
+        update = jax.jit(step.make_train_step(model, LossConfig(), optimizer, Constant(learning_rate=0.1), train))
+        compiled = update.lower(before, batch).compile(compiler_options=tiny.QUICK)
+        return before, *compiled(before, batch), compiled.cost_analysis()["flops"]
+
+    before, all_, _, all_flops = stepped(())
+    _, some, sums, some_flops = stepped(("decoder/layers/mlp/.*", "decoder/logits_dense/kernel"))
+    trained = some.opt_state.keys()
+    assert trained == {name for name in before.params if "/mlp/" not in name and "logits_dense" not in name}
+    for name, param in before.params.items():
+        if name in trained:
+            assert error(some.opt_state[name][0], all_.opt_state[name][0]) < 1e-5, name
+            assert not np.array_equal(some.params[name], param), name
+        else:
+            np.testing.assert_array_equal(some.params[name], param, err_msg=name)
+    norm = optax.tree.norm({name: leaf[0] for name, leaf in some.opt_state.items()})
+    assert float(sums["grad_norm"]) == pytest.approx(float(norm), rel=1e-6)
+    assert some_flops < 0.9 * all_flops  # their gradients are not even computed
