@@ -75,6 +75,12 @@ def _run(options: argparse.Namespace) -> None:
             feed, _ = _feed(options, options.task)
             chosen = {"splits": options.split, "workers": options.workers}
             tokenize(feed, options.task, **chosen, shard=options.shard, output=options.output)
+        case "generate":
+            _generate(options)
+        case "import":
+            _import(options)
+        case "export":
+            _export(options)
         case _:
             _run_with_config(options)
 
@@ -82,7 +88,8 @@ def _run(options: argparse.Namespace) -> None:
 def _run_with_config(options: argparse.Namespace) -> None:
     from t5x_mini import config
 
-    run = config.load(options.gin_file, options.bindings, options.search_paths, training=options.command == "train")
+    command_needs = {"training": options.command == "train", "needs_task": options.command != "infer"}
+    run = config.load(options.gin_file, options.bindings, options.search_paths, **command_needs)
     if options.command == "eval":
         from t5x_mini.evaluate.evaluator import evaluate as command
     elif options.command == "infer":
@@ -92,6 +99,34 @@ def _run_with_config(options: argparse.Namespace) -> None:
     else:
         from t5x_mini.train.loop import train as command
     command(run)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    if options.checkpoint is None:
+        raise UserError("Which model is to answer? Write --checkpoint=runs/quickstart.")
+    from t5x_mini.evaluate.generate import generate
+
+    chosen = {name: value for name, value in vars(options).items() if name not in ("command", "bindings")}
+    generate(chosen.pop("checkpoint"), chosen.pop("texts"), **chosen)
+
+
+def _import(options: argparse.Namespace) -> None:
+    if options.kind is None:
+        raise UserError("Who wrote the checkpoint? Write --from=hf or --from=t5x.")
+    from t5x_mini.checkpoint.import_checkpoint import import_checkpoint
+
+    names = ("kind", "output", "step", "vocabulary", "extra_ids", "architecture", "overwrite")
+    import_checkpoint(options.path, **{name: getattr(options, name) for name in names})
+
+
+def _export(options: argparse.Namespace) -> None:
+    if options.to is None:
+        raise UserError("Who is to read the checkpoint? Write --to=hf.")
+    from t5x_mini.checkpoint.huggingface.export import export_checkpoint
+
+    names = ("push_to", "dtype", "overwrite")
+    where = export_checkpoint(options.checkpoint, options.path, **{name: getattr(options, name) for name in names})
+    print(f"written to {where}")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -175,8 +210,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         if bindings and not name.startswith("-"):
             hint = "; a binding is one word, --gin.NAME=VALUE."
         raise UserError(f"`t5x-mini {options.command}` doesn't know {unknown[0]}{hint}")
-    if bindings and options.command == "show":
-        raise UserError(f"`t5x-mini show` reads no configuration: leave out --gin.{bindings[0]}.")
+    if bindings and "--gin_file" not in commands[options.command]._option_string_actions:
+        raise UserError(f"`t5x-mini {options.command}` reads no configuration: leave out --gin.{bindings[0]}.")
     options.bindings = bindings
     return options
 

@@ -28,11 +28,39 @@ COMMANDS = {
   t5x-mini eval --gin_file=runs/quickstart/config.gin --gin.CHECKPOINT_PATH=runs/quickstart/checkpoints/500""",
     ),
     "infer": (
-        "write a checkpoint's predictions",
-        "Writes what a checkpoint predicts for its task's held-out text.",
+        "write a checkpoint's answers to many inputs",
+        "Writes a checkpoint's answers to a task, a text file or JSONL. Interrupted, it goes on where it was when it "
+        "is run again.",
         """examples:
   t5x-mini infer --gin_file=runs/quickstart/config.gin
-  t5x-mini infer --gin_file=runs/quickstart/config.gin --gin.INFER_OUTPUT_DIR=predictions""",
+  t5x-mini infer --gin_file=runs/quickstart/config.gin --gin_file=gin/runs/infer.gin --gin.INFER_INPUT=questions.txt""",
+    ),
+    "generate": (
+        "answer a text",
+        "Prints a checkpoint's answer to a text; where the text has <extra_id_0>, <extra_id_1> and so on, the text "
+        "with what the model wrote in their place. Without a text it answers each line of standard input.",
+        """examples:
+  t5x-mini generate --checkpoint=runs/quickstart "Thank you <extra_id_0> me to your party <extra_id_1> week."
+  t5x-mini generate --checkpoint=google/flan-t5-small --method=beam "translate English to German: Good morning."
+  t5x-mini generate --checkpoint=runs/quickstart/checkpoints/500 --method=sample --num_decodes=3 --top_p=0.9
+  t5x-mini generate --checkpoint=runs/quickstart < questions.txt > answers.txt""",
+    ),
+    "import": (
+        "make a checkpoint of Hugging Face's or T5X's one of ours",
+        "Writes a run's folder with the parameters of a checkpoint that Hugging Face's transformers or T5X wrote, its "
+        "vocabulary, and a config.gin that describes the model. T5X's optimiser state is taken too. (Commands that "
+        "read checkpoints take such a one as it is; imported, it is read faster and needs no network.)",
+        """examples:
+  t5x-mini import --from=hf google/flan-t5-small --output=runs/flan_t5_small
+  t5x-mini import --from=t5x gs://t5-data/pretrained_models/t5x/t5_1_1_small --step=1000000""",
+    ),
+    "export": (
+        "write a checkpoint for Hugging Face's transformers",
+        "Writes a folder that AutoModelForSeq2SeqLM.from_pretrained takes; AutoModelForCausalLM with trust_remote_code "
+        "for the decoder-only architectures.",
+        """examples:
+  t5x-mini export --to=hf runs/quickstart exported/quickstart
+  t5x-mini export --to=hf runs/quickstart/checkpoints/500 exported/quickstart --dtype=bfloat16 --push_to=me/my-t5""",
     ),
     "tasks": (
         "list the tasks and mixtures there are",
@@ -114,6 +142,9 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     commands["train"].add_argument(
         "--dry_run", action="store_true", help="print the configuration and the number of parameters, and stop"
     )
+    _add_generate_options(commands["generate"])
+    _add_import_options(commands["import"])
+    _add_export_options(commands["export"])
     _add_inspect_options(commands["inspect"])
     _add_vocab_options(commands["vocab"])
     _add_tokenize_options(commands["tokenize"])
@@ -123,6 +154,67 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     for name in _SEQIO_COMMANDS:
         _add_cache_option(commands[name])
     return parser, commands
+
+
+def _add_generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="what to answer (default: lines of standard input)")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        help="a run's folder (its newest checkpoint) or one of its checkpoints, an imported one, a Hugging Face folder "
+        "or hub name, a T5X checkpoint",
+    )
+    parser.add_argument(
+        "--method", metavar="NAME", help="greedy, sample, or beam (4 beams, if not said otherwise) (default: greedy)"
+    )
+    parser.add_argument("--num_decodes", type=_count, metavar="N", help="print so many answers, with their scores")
+    parser.add_argument("--max_length", type=_count, metavar="N", help="tokens of an answer at most")
+    parser.add_argument("--min_length", type=_index, metavar="N", help="tokens of an answer at least")
+    parser.add_argument("--temperature", type=_number, metavar="T", help="of sample (default: 1)")
+    parser.add_argument("--top_k", type=_index, metavar="K", help="sample draws from the K likeliest tokens")
+    parser.add_argument(
+        "--top_p",
+        type=_number,
+        metavar="P",
+        help="sample draws from the likeliest tokens with this probability together",
+    )
+    parser.add_argument("--length_penalty", type=_number, metavar="A", help="of beam, T5's alpha (default: 0.6)")
+    parser.add_argument("--seed", type=_index, metavar="N", help="of sample (default: 0)")
+    parser.add_argument("--raw", action="store_true", help="print what the model wrote, not the text filled in")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="to compute in (default: float32 on CPUs, else bfloat16)"
+    )
+    _add_vocabulary_options(parser)
+
+
+def _add_import_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a folder, a Hugging Face hub name, or a gs:// path of T5X's")
+    parser.add_argument("--from", dest="kind", choices=["hf", "t5x"], help="who wrote it")
+    parser.add_argument("--output", metavar="FOLDER", help="where to write (default: its name, in runs)")
+    parser.add_argument("--step", type=_index, metavar="N", help="which of several, or the step that it is at")
+    parser.add_argument("--overwrite", action="store_true", help="write over an earlier import")
+    parser.add_argument(
+        "--architecture", choices=ARCHITECTURES, help="of a decoder-only T5X checkpoint, which doesn't say it itself"
+    )
+    _add_vocabulary_options(parser)
+
+
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CKPT", help="a run's folder (its newest checkpoint) or a checkpoint")
+    parser.add_argument("path", metavar="PATH", help="the folder to write")
+    parser.add_argument("--to", choices=["hf"], help="who is to read it")
+    parser.add_argument("--push_to", metavar="USER/NAME", help="and upload it to the Hugging Face hub")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the tensors (default: float32)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="write over what is in the folder")
+
+
+def _add_vocabulary_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vocabulary", metavar="NAME", help="a SentencePiece model, or bytes (default: what the checkpoint says)"
+    )
+    parser.add_argument("--extra_ids", type=_index, metavar="N", help="ids on top of it")
 
 
 def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
@@ -233,6 +325,13 @@ def _index(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text}")
     return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}") from None
 
 
 def _words(text: str) -> tuple[str, ...]:

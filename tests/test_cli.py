@@ -32,6 +32,9 @@ def called(monkeypatch):
     stand_in("t5x_mini.inspect.task_list", "list_tasks")
     stand_in("t5x_mini.tokens.tokenize", "tokenize")
     stand_in("t5x_mini.tasks.vocab_command", "vocab_command", "compare_command")
+    stand_in("t5x_mini.evaluate.generate", "generate")
+    stand_in("t5x_mini.checkpoint.import_checkpoint", "import_checkpoint")
+    stand_in("t5x_mini.checkpoint.huggingface.export", "export_checkpoint")
     stand_in("seqio", "set_tfds_data_dir_override", "add_global_cache_dirs")
     monkeypatch.setenv("TFDS_DATA_DIR", "/nowhere")  # put back after the commands that set it
     return calls
@@ -147,6 +150,41 @@ def test_tokenize_takes_splits_workers_and_a_part_of_the_work(called):
     assert chosen == [("splits", ("train", "dev")), ("workers", 3), ("shard", (1, 4)), ("output", "out")]
 
 
+def test_generate_answers_texts(called):
+    assert cli.main(["generate", "--checkpoint=runs/x", "A text.", "Another.", "--top_p=0.5", "--raw"]) == 0
+    assert cli.main(["generate", "--checkpoint", "runs/x", "--method=beam", "--num_decodes=3", "--dtype=bfloat16"]) == 0
+    nothing = dict.fromkeys(
+        "method num_decodes max_length min_length temperature top_k top_p length_penalty seed dtype vocabulary "
+        "extra_ids".split()
+    )
+    (name, checkpoint, texts, *one), (_, _, no_texts, *other) = called
+    assert (name, checkpoint, texts, no_texts) == ("generate", "runs/x", ["A text.", "Another."], [])
+    assert dict(one) == nothing | {"raw": True, "top_p": 0.5}
+    assert dict(other) == nothing | {"raw": False, "method": "beam", "num_decodes": 3, "dtype": "bfloat16"}
+
+
+def test_import_takes_what_a_checkpoint_does_not_say(called):
+    assert cli.main(["import", "--from=hf", "google/t5"]) == 0
+    chosen = ["--output=out", "--step=5", "--vocabulary=a.model", "--extra_ids=3", "--architecture=causal_lm"]
+    assert cli.main(["import", "--from", "t5x", "gs://a/b", *chosen, "--overwrite"]) == 0
+    (name, path, *one), (_, other_path, *other) = called
+    assert (name, path, other_path) == ("import_checkpoint", "google/t5", "gs://a/b")
+    nothing = dict.fromkeys(("output", "step", "vocabulary", "extra_ids", "architecture"))
+    assert dict(one) == nothing | {"kind": "hf", "overwrite": False}
+    sizes = {"step": 5, "extra_ids": 3, "vocabulary": "a.model", "architecture": "causal_lm"}
+    assert dict(other) == {"kind": "t5x", "output": "out", "overwrite": True, **sizes}
+
+
+def test_export_says_where(called, capsys):
+    assert cli.main(["export", "--to=hf", "runs/x", "out"]) == 0
+    assert cli.main(["export", "runs/x", "out", "--to=hf", "--push_to=me/t5", "--dtype=bfloat16", "--overwrite"]) == 0
+    assert called == [
+        ("export_checkpoint", "runs/x", "out", ("push_to", None), ("dtype", "float32"), ("overwrite", False)),
+        ("export_checkpoint", "runs/x", "out", ("push_to", "me/t5"), ("dtype", "bfloat16"), ("overwrite", True)),
+    ]
+    assert "written to" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [
@@ -179,6 +217,18 @@ def test_tokenize_takes_splits_workers_and_a_part_of_the_work(called):
         (["tokenize", "--task=a", "--shard=4/4"], "must be two whole numbers like 0/4, 1/4 up to 3/4, not 4/4"),
         (["tokenize", "--task=a", "--workers=0"], "must be a whole number above 0, not 0"),
         (["tokenize", "--task=a", "--gin.BATCH_SIZ=4"], "did you mean BATCH_SIZE?"),
+        (["generate", "A text."], "Which model is to answer? Write --checkpoint=runs/quickstart."),
+        (["generate", "--checkpont=a", "A text."], "doesn't know --checkpont=a; did you mean --checkpoint?"),
+        (["generate", "--checkpoint=a", "--num_decodes=0"], "must be a whole number above 0, not 0"),
+        (["generate", "--checkpoint=a", "--top_p=half"], "must be a number, not half"),
+        (["generate", "--checkpoint=a", "--gin.BATCH_SIZE=4"], "`t5x-mini generate` reads no configuration"),
+        (["import", "google/t5"], "Who wrote the checkpoint? Write --from=hf or --from=t5x."),
+        (["import", "google/t5", "--form=hf"], "doesn't know --form=hf; did you mean --from?"),
+        (["import", "--from=hg", "google/t5"], "'t5x'"),
+        (["import", "--from=hf"], "PATH"),
+        (["export", "runs/x", "out"], "Who is to read the checkpoint? Write --to=hf."),
+        (["export", "--to=hf", "runs/x"], "PATH"),
+        (["export", "--to=hf", "a", "b", "--dtype=int8"], "'bfloat16'"),
         ([], "<command>"),
     ],
 )
@@ -230,7 +280,8 @@ def test_the_examples_of_help_are_commands():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["tokenize", "--help"], ["trian"], ["--version"]]
+    "arguments",
+    [["--help"], ["generate", "--help"], ["train", "--help"], ["tokenize", "--help"], ["trian"], ["--version"]],
 )
 def test_what_needs_no_arrays_imports_neither_tensorflow_nor_jax(arguments):
     program = (

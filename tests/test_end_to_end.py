@@ -457,15 +457,15 @@ def test_infer_writes_what_the_model_predicts(tiny, trained, tmp_path, name):
             f"--gin_file={folder / 'config.gin'}",
             "--gin_file=gin/runs/infer.gin",
             f"--gin.INFER_OUTPUT_DIR={tmp_path}",
-            "--gin.EVAL_STEPS=1",
+            "--gin.INFER_LIMIT=16",
         ]
     )
     assert finished.code == 0, finished.err
-    path = tmp_path / f"{TASKS[0]}-30.jsonl"
+    path = tmp_path / f"{TASKS[0]}-validation-30.jsonl"
     assert finished.out == f"written to {path}\n"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 16
-    assert all(row.keys() == {"inputs", "targets", "prediction"} for row in rows)
+    assert all(row.keys() == {"inputs", "prediction", "score", "targets"} for row in rows)
     assert rows[0]["inputs"].startswith(("the", "a ", "my", "every"))
     assert all("<extra_id_0>" in row["inputs"] and row["targets"].startswith("<extra_id_0>") for row in rows)
     # The first thing a model learns is that every answer begins with the first sentinel.

@@ -6,28 +6,26 @@ answer belongs to, which no feed keeps.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
-import numpy as np
 
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import metrics, postprocessors
+from t5x_mini.evaluate.predictor import EOS_ID, Predictor
 from t5x_mini.feed import feeds
 from t5x_mini.feed.config import FeedConfig
-from t5x_mini.feed.convert import convert
-from t5x_mini.model import decoding
+from t5x_mini.model.config import DecodingConfig
 from t5x_mini.tasks import registry, sources
 from t5x_mini.tasks.definitions import Row, TextToTextTask
 from t5x_mini.tasks.text_to_text import write_row
 from t5x_mini.tasks.vocabularies import Vocabulary
 from t5x_mini.train.run import Run
 
-Decode = Callable[[Mapping[str, np.ndarray]], np.ndarray]
-"""From the features of a batch to the tokens that a model writes for each row, `decoding.greedy` of a model."""
+Ids = Sequence[int]
+Decode = Callable[[Sequence[Ids]], Sequence[Ids]]
+"""From the ids of all inputs to those of what a model writes for each."""
 
 
 def scored_tasks(names: Iterable[str], feed: FeedConfig) -> list[TextToTextTask]:
@@ -44,9 +42,15 @@ def scored_tasks(names: Iterable[str], feed: FeedConfig) -> list[TextToTextTask]
 
 
 def greedy_decoder(run: Run, params: Mapping[str, jax.Array]) -> Decode:
-    """Greedy decoding with these parameters, compiled at the first batch."""
-    decode = jax.jit(functools.partial(decoding.greedy, config=run.config.model))
-    return lambda batch: np.asarray(decode(params, dict(batch)))
+    """Greedy decoding with these parameters, as long as the run's targets."""
+    lengths = run.config.feed.task_feature_lengths
+    predictor = Predictor(params, run.config.model, None, run.partitioner, feature_lengths=lengths)
+
+    def decode(inputs: Sequence[Ids]) -> list[Ids]:
+        found = predictor.generate_ids(inputs, DecodingConfig(), batch_size=run.eval_rows)
+        return [answer.ids[0] for answer in found]
+
+    return decode
 
 
 def score(
@@ -57,10 +61,9 @@ def score(
     Raises:
       UserError: the split has no rows, or no labels.
     """
-    feed = dataclasses.replace(run.config.feed, batch_size=run.eval_rows)
-    skipped = sources.Skipped()
+    feed, skipped = run.config.feed, sources.Skipped()
     rows = read(task, split, None if max_batches is None else max_batches * run.eval_rows, skipped)
-    scores = measure(task, answer(decode, rows, feeds.vocabulary(feed), feed, run.config.model.architecture), split)
+    scores = measure(task, answer(decode, rows, feeds.vocabulary(feed), feed), split)
     if skipped:
         print(f"{task.name}, {split}: not scored: {skipped}")
     return scores
@@ -89,18 +92,23 @@ def answer(
     rows: Iterable[tuple[Row, Mapping[str, str]]],
     vocabulary: Vocabulary,
     feed: FeedConfig,
-    architecture: str,
-) -> Iterator[tuple[Row, str, str]]:
-    """(row, target, what the model writes) for each row, both as text. `feed` gives the sizes of a batch."""
-    rows = iter(rows)
-    while batch := list(itertools.islice(rows, feed.batch_size)):
-        examples = {
-            name: _tokens([texts[name] for _, texts in batch], vocabulary, (feed.batch_size, length))
-            for name, length in feed.task_feature_lengths.items()
-        }
-        written = decode(convert(examples, architecture, feed.task_feature_lengths))
-        for (row, texts), ids in zip(batch, written, strict=False):  # the last batch is filled up
-            yield row, texts["targets"], vocabulary.decode([int(token) for token in ids if token > 0])
+) -> list[tuple[Row, str, str]]:
+    """(row, target, what the model writes) for each row, both as text. `feed` says where inputs are cut.
+
+    All rows are decoded at once, so that those of similar length can share a batch.
+    """
+    rows, limit = list(rows), feed.task_feature_lengths.get("inputs")
+    # Without inputs it is a language model, which writes its answers from nothing.
+    inputs = [[*vocabulary.encode(texts["inputs"]), EOS_ID] if limit else [] for _, texts in rows]
+    written = decode([cut(ids, limit) for ids in inputs])
+    return [(row, texts["targets"], vocabulary.decode(ids)) for (row, texts), ids in zip(rows, written, strict=True)]
+
+
+def cut(ids: Ids, limit: int | None) -> list[int]:
+    """The first `limit` ids (None: all); what ends in EOS still does, as in the feeds."""
+    if limit is None or len(ids) <= limit:
+        return list(ids)
+    return [*ids[: limit - 1], EOS_ID] if ids[-1] == EOS_ID else list(ids[:limit])
 
 
 def measure(task: TextToTextTask, answers: Iterable[tuple[Row, str, str]], split: str) -> dict[str, float]:
@@ -123,12 +131,3 @@ def measure(task: TextToTextTask, answers: Iterable[tuple[Row, str, str]], split
             "`t5x-mini infer` writes the model's answers."
         )
     return {key: value for name in task.metrics for key, value in metrics.by_name(name)(targets, predictions).items()}
-
-
-def _tokens(texts: list[str], vocabulary: Vocabulary, shape: tuple[int, int]) -> np.ndarray:
-    """Ids with EOS, cut to the width and filled up with 0: what the feeds make of texts."""
-    tokens = np.zeros(shape, np.int32)
-    for row, text in zip(tokens, texts, strict=False):
-        ids = [*vocabulary.encode(text)[: shape[1] - 1], decoding.EOS_ID]
-        row[: len(ids)] = ids
-    return tokens

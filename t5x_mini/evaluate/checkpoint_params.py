@@ -12,15 +12,14 @@ from t5x_mini.train.run import Run
 def restore_params(run: Run) -> tuple[int, Mapping[str, jax.Array]]:
     """Step and parameters of the checkpoint that the configuration names: CHECKPOINT_PATH, else MODEL_DIR's newest.
 
+    The step is 0 where the checkpoint doesn't say.
+
     Raises:
         UserError: where there is none, or it holds another model.
     """
-    from t5x_mini.checkpoint.manager import Checkpoints, locate  # Orbax takes a second to import
+    from t5x_mini.checkpoint import restore_plan  # Orbax takes a second to import
+    from t5x_mini.checkpoint.source import open_source
 
-    run_dir, step = locate(run.config.evaluate.checkpoint_path or run.config.train.model_dir)
-    checkpoints = Checkpoints(run_dir, vocabulary=run.vocabulary)
-    params = checkpoints.restore_params(
-        step, run.shapes.params, run.shardings.params, run.config.model, run.partitioner
-    )
-    checkpoints.close()
-    return step, params
+    source = open_source(run.config.evaluate.checkpoint_path or run.config.train.model_dir)
+    params = restore_plan.load_params(source, run.shapes.params, run.shardings.params, run.config.model, run.vocabulary)
+    return source.origin.step or 0, params

@@ -10,13 +10,19 @@ class EvaluateConfig:
     """Evaluation and inference from a checkpoint.
 
     Attributes:
-        checkpoint_path: a checkpoint (`runs/x/checkpoints/1000`) or a run's folder (its newest); None: `MODEL_DIR`.
+        checkpoint_path: a run's folder (its newest checkpoint), one of its checkpoints (`runs/x/checkpoints/1000`), an
+            imported one, a Hugging Face folder or hub name, or one of T5X's; None: `MODEL_DIR`.
         eval_output_dir: where `eval` writes its metrics; None: `MODEL_DIR/eval`.
-        infer_output_dir: where `infer` writes its predictions; None: `MODEL_DIR/infer`.
+        infer_input: what `infer` answers: a text file, an input a line, or a `.jsonl` file with `inputs` (and what
+            else there is to hand on) in each line; None: the task's split.
+        infer_limit: the first so many rows, of a file or of each task; None: all.
+        infer_output_dir: where `infer` writes its answers; None: `MODEL_DIR/infer`.
         split: the split of the task to read.
     """
 
     checkpoint_path: str | None = None
     eval_output_dir: str | None = None
+    infer_input: str | None = None
+    infer_limit: int | None = None
     infer_output_dir: str | None = None
     split: str = "validation"

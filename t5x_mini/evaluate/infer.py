@@ -1,60 +1,189 @@
-"""`t5x-mini infer`: what a checkpoint writes for the inputs of a split, as JSON lines."""
+"""`t5x-mini infer`: what a checkpoint answers to a task's split or to the inputs in a file, as JSON lines."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import hashlib
+import itertools
 import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import tqdm
+from jax.experimental import multihost_utils
 
 from t5x_mini.config import RunConfig
 from t5x_mini.errors import UserError
+from t5x_mini.evaluate import answers, infer_inputs, sentinels
 from t5x_mini.evaluate.checkpoint_params import restore_params
-from t5x_mini.evaluate.held_out import read_held_out
-from t5x_mini.evaluate.report import split_row
+from t5x_mini.evaluate.infer_inputs import Inputs, Row, Survey
+from t5x_mini.evaluate.infer_output import Output
+from t5x_mini.evaluate.predictor import Answer, Predictor, bucket
 from t5x_mini.feed import feeds
-from t5x_mini.model import decoding
-from t5x_mini.train.run import assemble
+from t5x_mini.model.config import DecodingConfig
+from t5x_mini.tasks import sources
+from t5x_mini.train.run import Run, assemble
+
+Decode = Callable[[Sequence[Sequence[int]], int, int], Sequence[Answer]]
+"""From this host's rows of a batch, the length to fill them up to and the batch's number, to their answers."""
 
 
 def infer(config: RunConfig) -> list[pathlib.Path]:
-    """Decodes greedily and writes `<task>-<step>.jsonl`: a line an example with `inputs`, `targets`, `prediction`.
+    """Writes `<task>-<split>-<step>.jsonl` for each task, or `<file>-<step>.jsonl`, and returns these files.
 
-    Reads EVAL_STEPS batches of each task (None: all). Returns the files.
+    Each line is an object of T5X's keys: `inputs`, `prediction`, `score` (the log-probability that decoding goes by),
+    and `targets` where there are some; then the other keys that the input's line had. With `num_decodes` above 1,
+    `prediction` and `score` are lists, the best first. Inputs longer than the run's are cut, and their number told.
+
+    Interrupted at any moment and started again, it goes on behind the last batch on the disk, and ends with the same
+    file. Several processes that see one folder share each batch's rows.
 
     Raises:
-        UserError: for packed rows, several hosts, or where there is no checkpoint.
+        UserError: where there is no checkpoint; for inputs that cannot be read; for a file that was begun with other
+            inputs, another checkpoint or other settings.
     """
-    if config.feed.pack:
-        raise UserError("`infer` decodes one example a row, but PACK is True; write --gin.PACK=False")
-    if jax.process_count() > 1:
-        raise UserError(f"`infer` runs in one process, but there are {jax.process_count()}; start it on one host")
-    run = assemble(config)
-    step, params = restore_params(run)
-    folder = pathlib.Path(config.evaluate.infer_output_dir or pathlib.Path(config.train.model_dir) / "infer")
-    folder.mkdir(parents=True, exist_ok=True)
-    decode = jax.jit(functools.partial(decoding.greedy, config=run.config.model))
+    run = assemble(dataclasses.replace(config, feed=dataclasses.replace(config.feed, pack=False)))
+    feed, evaluate = run.config.feed, run.config.evaluate
+    limit, decoding = infer_inputs.input_limit(feed), _decoding(run)
+    text_of = functools.partial(sentinels.decode, feeds.vocabulary(feed))
+    step, made_by = _checkpoint(run)
+    folder = pathlib.Path(evaluate.infer_output_dir or pathlib.Path(config.train.model_dir) / "infer")
+    decode = None
     files = []
-    for task, batches in read_held_out(run, config.evaluate.split, config.train.eval_steps).items():
-        vocabulary = feeds.vocabulary(dataclasses.replace(config.feed, mixture_or_task_name=task))
-        files.append(folder / f"{task}-{step}.jsonl")
-        with files[-1].open("w", encoding="utf-8") as out:
-            for batch in tqdm.tqdm(batches, desc=task, unit=" batches"):
-                written = np.asarray(decode(params, dict(batch)))
-                for row in range(len(written)):
-                    inputs, targets = split_row(batch, row)
-                    if not targets.any():  # fills up the last batch
-                        continue
-                    texts = {"inputs": inputs, "targets": targets, "prediction": written[row]}
-                    line = {name: vocabulary.decode(_until_padding(ids)) for name, ids in texts.items()}
-                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
-        print(f"written to {files[-1]}")
+    for inputs in infer_inputs.find(evaluate.infer_input, evaluate.split, feed):
+        survey = infer_inputs.survey(inputs, limit, evaluate.infer_limit)
+        made_from = {**made_by, "inputs": survey.digest, "rows": survey.rows, "input_length": limit}
+        made_from |= {"decoding": dataclasses.asdict(decoding), "dtype": run.config.model.dtype}
+        if decoding.method == "sample":  # draws belong to batches
+            made_from["rows_a_batch"] = run.eval_rows
+        path = folder / f"{inputs.name}{'' if step is None else f'-{step}'}.jsonl"
+        output = Output(path, made_from, survey.rows, jax.process_index(), jax.process_count())
+        files.append(path)
+        done = _on_first_host(functools.partial(output.prepare, run.eval_rows))
+        if done == survey.rows:
+            _say(f"{path} is complete; to write it again, remove it: rm {path}*")
+            continue
+        _tell(inputs, survey, limit)
+        decode = decode or decoder(run, restore_params(run)[1], decoding)
+        output.open(done)
+        answer_rows(inputs, survey, output, decode, text_of, run.eval_rows, limit)
+        _wait_for_all_hosts(f"{path} is written")
+        if jax.process_index() == 0:
+            output.finish()
+        _say(f"written to {path}")
     return files
 
 
-def _until_padding(ids: np.ndarray) -> list[int]:
-    return [int(token) for token in ids if token > 0]
+def decoder(run: Run, params: Mapping[str, jax.Array], decoding: DecodingConfig) -> Decode:
+    """Decodes with these parameters; compiled at the first batch of each length."""
+    predictor = Predictor(params, run.config.model, feeds.vocabulary(run.config.feed), run.partitioner)
+    share = run.eval_rows // jax.process_count()
+    return lambda rows, length, batch: predictor.decode(
+        rows, decoding, rows=share, input_length=length, seed_offset=batch
+    )
+
+
+def answer_rows(
+    inputs: Inputs,
+    survey: Survey,
+    output: Output,
+    decode: Decode,
+    text_of: Callable[[Sequence[int]], str],
+    rows_a_batch: int,
+    limit: int,
+) -> None:
+    """Decodes all rows that `output` has not got, batch by batch, and writes each batch before the next."""
+    hosts, host = jax.process_count(), jax.process_index()
+    share = rows_a_batch // hosts
+    rows = itertools.islice(inputs.read(sources.Skipped()), output.done, survey.rows)
+    with _progress(inputs.name, output.done, survey.rows) as bar:
+        for first in range(output.done, survey.rows, rows_a_batch):
+            batch = list(itertools.islice(rows, rows_a_batch))
+            ids = [answers.cut(row.ids, limit) for row in batch]
+            length = bucket(max(map(len, ids)), limit)  # of all hosts' rows: they compile one program
+            own = slice(host * share, (host + 1) * share)
+            found = decode(ids[own], length, first // rows_a_batch)
+            lines = (_line(row, answer, text_of) for row, answer in zip(batch[own], found, strict=True))
+            output.write(zip(itertools.count(first + host * share), lines, strict=False))
+            bar.update(len(batch))
+    output.close()
+
+
+def _line(row: Row, answer: Answer, text_of: Callable[[Sequence[int]], str]) -> dict[str, Any]:
+    texts = [text_of(ids) for ids in answer.ids]
+    scores = [float(str(np.float32(score))) for score in answer.scores]  # as few digits as tell float32s apart
+    several = len(texts) > 1
+    made = {"prediction": texts if several else texts[0], "score": scores if several else scores[0]}
+    line = {**row.line, **made}
+    return {key: line[key] for key in ("inputs", "prediction", "score", "targets") if key in line} | line
+
+
+def _decoding(run: Run) -> DecodingConfig:
+    """With the longest answer filled in: as long as the targets that the run was trained on."""
+    decoding, longest = run.config.decoding, run.config.feed.task_feature_lengths["targets"]
+    return dataclasses.replace(decoding, max_length=decoding.max_length or longest)
+
+
+def _checkpoint(run: Run) -> tuple[int | None, dict[str, Any]]:
+    """The checkpoint's step, and what tells it from others of that step: a hash of its position biases."""
+    from t5x_mini.checkpoint.source import open_source  # Orbax takes a second to import
+
+    source = open_source(run.config.evaluate.checkpoint_path or run.config.train.model_dir)
+    digest = hashlib.sha256()
+    for name in sorted(name for name in source.shapes if name.startswith("params/") and "rel_embedding" in name):
+        digest.update(np.ascontiguousarray(source.read(name)).tobytes())
+    return source.origin.step, {"step": source.origin.step, "checkpoint": digest.hexdigest()}
+
+
+def _tell(inputs: Inputs, survey: Survey, limit: int) -> None:
+    if survey.cut:
+        _say(
+            f"{inputs.name}: {survey.cut:,} of {survey.rows:,} inputs are longer than {limit} tokens and are cut, the "
+            f"first at {survey.first_cut}; the longest has {survey.longest:,}. TASK_FEATURE_LENGTHS sets the limit."
+        )
+    if survey.skipped:
+        _say(f"{inputs.name}: {survey.skipped}")
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def _progress(name: str, done: int, rows: int) -> tqdm.tqdm:
+    """A bar with the time that is left; in a log file a line every 10 seconds."""
+    return tqdm.tqdm(
+        desc=name,
+        total=rows,
+        initial=done,
+        unit=" rows",
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 10,
+        disable=jax.process_index() > 0,
+    )
+
+
+def _wait_for_all_hosts(reason: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(reason)
+
+
+def _on_first_host(function: Callable[[], int]) -> int:
+    """What the function gives on the first host. Where it raises UserError there, all of them do."""
+    value, error = -1, None
+    if jax.process_index() == 0:
+        try:
+            value = function()
+        except UserError as raised:
+            error = raised
+    if jax.process_count() > 1:
+        value = int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    if error:
+        raise error
+    if value < 0:
+        raise UserError("Nothing is written; the first host says why.")
+    return value

@@ -16,8 +16,10 @@ import jax
 import numpy as np
 
 from t5x_mini.evaluate.held_out import HeldOut, HostBatch
+from t5x_mini.evaluate.sentinels import Spans, parse_spans, sentinel_ids
 from t5x_mini.feed import feeds
 from t5x_mini.model import decoding
+from t5x_mini.model.answers import EOS_ID
 from t5x_mini.train.run import Run
 
 if TYPE_CHECKING:
@@ -27,13 +29,10 @@ if TYPE_CHECKING:
 
     Vocabulary = vocabularies.Vocabulary | seqio.Vocabulary
 
-EOS_ID = decoding.EOS_ID
 UNIGRAM_BATCHES = 400  # to count words in: a million tokens at the quickstart's sizes, so smoothing hardly matters
 SAMPLES = 3
 SENTENCE_CHARACTERS = (60, 240)  # of a sample: a line or two
 _MARK = "\ue000"  # a character for private use: not in any text
-
-Spans = dict[int, list[int]]
 
 
 def closing_report(run: Run, params: Mapping[str, jax.Array], held_out: HeldOut | None) -> str:
@@ -107,18 +106,6 @@ def unigram_loss(batches: Iterable[HostBatch], counts: np.ndarray) -> float:
     return float(-(weights * log_probability[targets]).sum() / weights.sum())
 
 
-def parse_spans(targets: Sequence[int], sentinels: range) -> Spans:
-    """`{sentinel: tokens behind it}` of a target row, up to EOS or padding; the first of two equal sentinels counts."""
-    spans: Spans = {}
-    current: list[int] = []
-    for token in itertools.takewhile(lambda token: token not in (0, EOS_ID), map(int, targets)):
-        if token in sentinels:
-            current = spans.setdefault(token, []) if token not in spans else []
-        else:
-            current.append(token)
-    return spans
-
-
 def _word_counts(run: Run, is_word: np.ndarray) -> np.ndarray:
     """How often each word piece occurs in training text, inputs and targets."""
     feed = dataclasses.replace(run.config.feed, batch_size=run.eval_rows)
@@ -133,7 +120,7 @@ def _word_counts(run: Run, is_word: np.ndarray) -> np.ndarray:
 
 def _samples(run: Run, params: Mapping[str, jax.Array], batches: list[HostBatch], vocabulary: Vocabulary) -> list[str]:
     """A few sentences: as masked, what the model writes for each span, what stood there; if there are any."""
-    sentinels = range(vocabulary.vocab_size - vocabulary.extra_ids, vocabulary.vocab_size)
+    sentinels = sentinel_ids(vocabulary)
     decode = jax.jit(functools.partial(decoding.greedy, config=run.config.model))
     lines: list[str] = []
     for batch in batches:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from t5x_mini.errors import UserError
@@ -32,59 +31,65 @@ def _feed(*tasks, **changed) -> FeedConfig:
     return FeedConfig(tasks=tasks, **(fields | changed))
 
 
-def _answered(task, decode, limit=None, architecture="encoder_decoder"):
+def _answered(task, decode, limit=None, **changed):
     rows = answers.read(task, "validation", limit)
-    return list(answers.answer(decode, rows, VOCABULARY, _feed(task), architecture))
+    return answers.answer(decode, rows, VOCABULARY, _feed(task, **changed))
 
 
-def _targets(batch):
-    return batch["decoder_target_tokens"]
+def _echo(inputs):
+    """A model that writes what it reads."""
+    return inputs
 
 
 def test_each_answer_stands_beside_its_row(tmp_path):
-    answered = _answered(_task(tmp_path), _targets)
+    answered = _answered(_task(tmp_path), _echo)
     assert [(row["side"], target) for row, target, _ in answered] == [
         ("left", "no"), ("", "yes"), ("straight on", "yes"), ("right", "no"), ("back", "yes"),
     ]  # fmt: skip
-    assert all(target == written for _, target, written in answered)
+    assert [written for _, _, written in answered] == [f"turn: {row['side']}" for row, _, _ in answered]
 
 
 def test_reads_as_many_rows_as_it_is_told(tmp_path):
-    assert len(_answered(_task(tmp_path), _targets, limit=4)) == 4
+    assert len(_answered(_task(tmp_path), _echo, limit=4)) == 4
 
 
 def test_a_model_sees_what_the_feeds_make_of_the_texts(tmp_path):
-    batches = []
+    seen = []
 
-    def decode(batch):
-        batches.append(batch)
-        return _targets(batch)
+    def decode(inputs):
+        seen.extend(inputs)
+        return inputs
 
     _answered(_task(tmp_path), decode)
-    seen = [VOCABULARY.decode(row) for batch in batches for row in batch["encoder_input_tokens"]]
-    assert seen == ["turn: left", "turn: ", "turn: straight on", "turn: right", "turn: back", ""]
-    (ends,) = {tuple(np.count_nonzero(batch["encoder_input_tokens"] == 1, axis=1)) for batch in batches[:2]}
-    assert ends == (1, 1)
+    sides = ("left", "", "straight on", "right", "back")
+    assert seen == [[*VOCABULARY.encode(f"turn: {side}"), 1] for side in sides]
 
 
 def test_long_texts_are_cut_before_eos(tmp_path):
-    def decode(batch):
-        assert batch["encoder_input_tokens"].shape == (2, LENGTHS["inputs"])
-        assert (batch["encoder_input_tokens"][0] != 0).all()
-        assert batch["encoder_input_tokens"][0, -1] == 1
-        return _targets(batch)
+    def decode(inputs):
+        assert [len(ids) for ids in inputs] == [LENGTHS["inputs"]] * 2
+        assert [ids[-1] for ids in inputs] == [1, 1]
+        return inputs
 
     task = _task(tmp_path, inputs="a very long question about turning: {side}")
     assert len(_answered(task, decode, limit=2)) == 2
 
 
-def test_decoder_only_models_see_inputs_and_targets_in_one_row(tmp_path):
-    def decode(batch):
-        assert batch["decoder_target_tokens"].shape == (2, sum(LENGTHS.values()))
-        return np.full((2, 10), 1)
+def test_what_is_cut_ends_as_the_whole_did():
+    assert answers.cut([5, 6, 7, 1], 4) == [5, 6, 7, 1]
+    assert answers.cut([5, 6, 7, 1], 3) == [5, 6, 1]
+    assert answers.cut([5, 6, 7, 8], 3) == [5, 6, 7]
+    assert answers.cut([], 3) == []
+    assert answers.cut([5, 6, 7, 8], None) == [5, 6, 7, 8]
 
-    answered = _answered(_task(tmp_path), decode, architecture="prefix_lm")
-    assert {written for _, _, written in answered} == {""}
+
+def test_a_model_without_inputs_writes_from_nothing(tmp_path):
+    def decode(inputs):
+        assert list(inputs) == [[]] * 5
+        return [[*VOCABULARY.encode("no"), 1]] * 5
+
+    answered = _answered(_task(tmp_path), decode, task_feature_lengths={"targets": 34})
+    assert {written for _, _, written in answered} == {"no"}
 
 
 def test_scores_are_the_tasks_metrics(tmp_path):

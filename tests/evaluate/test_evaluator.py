@@ -37,7 +37,7 @@ def test_a_checkpoint_that_is_not_there(tiny, run_dir):
 def test_a_checkpoint_of_another_model(tiny, run_dir):
     finished = tiny.run("eval", "--gin_file=gin/architectures/causal_lm.gin", MODEL_DIR=str(run_dir))
     assert finished.code == 1
-    assert "architecture: encoder_decoder when it was saved, causal_lm now" in finished.err
+    assert "architecture: encoder_decoder in the checkpoint, causal_lm in this run" in finished.err
 
 
 def test_eval_needs_no_number_of_steps(tiny, run_dir):

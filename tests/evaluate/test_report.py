@@ -8,8 +8,6 @@ import pytest
 from t5x_mini.evaluate import report
 from t5x_mini.tasks import vocabularies
 
-SENTINELS = range(96, 100)
-
 
 @pytest.fixture(scope="module")
 def vocabulary():
@@ -67,22 +65,6 @@ def test_unigram_loss():
     ]
     expected = -(math.log(4 / 8) + math.log(1 / 8) + math.log(3 / 8)) / 3
     assert report.unigram_loss(batches, counts) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("targets", "spans"),
-    [
-        ([99, 5, 6, 98, 7, 1], {99: [5, 6], 98: [7]}),
-        ([99, 5, 1, 98, 7], {99: [5]}),
-        ([99, 5, 0, 98, 7], {99: [5]}),
-        ([99, 98, 7], {99: [], 98: [7]}),
-        ([4, 4, 99, 5], {99: [5]}),
-        ([99, 5, 99, 6, 98, 7], {99: [5], 98: [7]}),
-        ([], {}),
-    ],
-)
-def test_parse_spans(targets, spans):
-    assert report.parse_spans(targets, SENTINELS) == spans
 
 
 def test_split_row_of_both_layouts():
