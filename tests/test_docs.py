@@ -1,16 +1,18 @@
-"""Every command in the README and in docs/ is run, in order, at tiny settings."""
+"""Every command in the README and in docs/ is run, in order, at tiny settings; then what is there for a notebook."""
 
+import contextlib
 import pathlib
 import pydoc_data.topics
 import re
 import shlex
 import subprocess
+from unittest import mock
 
 import numpy as np
 import pytest
 import tiny_runs
 
-from t5x_mini import cli
+from t5x_mini import cli, cli_options
 from t5x_mini.tasks import installed_docs, objective_mixtures
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -19,9 +21,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TINY = (
     "TransformerConfig.emb_dim=16 TransformerConfig.num_heads=2 TransformerConfig.head_dim=8 "
     "TransformerConfig.mlp_dim=16 TransformerConfig.num_encoder_layers=1 TransformerConfig.num_decoder_layers=1 "
-    "TRAIN_STEPS=2 BATCH_SIZE=8 EVAL_PERIOD=2 EVAL_STEPS=1 CHECKPOINT_PERIOD=2 Cosine.warmup_steps=1 "
+    "TRAIN_STEPS=2 BATCH_SIZE=8 EVAL_PERIOD=2 EVAL_STEPS=1 INFER_LIMIT=8 CHECKPOINT_PERIOD=2 Cosine.warmup_steps=1 "
     "CLOSING_REPORT=False"
 ).split()
+
+# What is on the network, which isn't here.
+ELSEWHERE = ("google/", "gs://", "--push_to=")
 
 
 def blocks(page: pathlib.Path, *languages: str) -> list[str]:
@@ -33,7 +38,7 @@ def blocks(page: pathlib.Path, *languages: str) -> list[str]:
 def commands(page: pathlib.Path) -> list[str]:
     """The lines of all shell blocks, with continued lines joined."""
     text = "\n".join(blocks(page, "bash", "")).replace("\\\n", " ")
-    return [line for line in text.splitlines() if "t5x-mini " in line or line.startswith("make ")]
+    return [line for line in text.splitlines() if "t5x-mini " in line or line.startswith(("make ", "printf "))]
 
 
 def file_name(source: str) -> str:
@@ -68,14 +73,34 @@ def workplace(tmp_path, monkeypatch, quick):
 def run(command: str) -> None:
     """Runs a command of t5x-mini in this process; what is set in front of it, the test session has set already."""
     words = shlex.split(command)
-    arguments = words[words.index("t5x-mini") + 1 :]
+    words, files = redirected(words[words.index("t5x-mini") + 1 :])
+    if words[0] != "train" and any(word.startswith(ELSEWHERE) for word in words):
+        cli_options.make_parser()[0].parse_args(words)  # at least it is spelt right
+        return
+    with contextlib.ExitStack() as stack:
+        if "<" in files:
+            stack.enter_context(mock.patch("sys.stdin", stack.enter_context(open(files["<"]))))
+        if ">" in files:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(files[">"], "w"))))
+        assert cli.main(at_tiny_settings(words)) == 0, command
+
+
+def redirected(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The words in front of `< questions.txt > answers.txt`, and the files by these marks."""
+    ends = [place for place, word in enumerate(words) if word in "<>"]
+    return words[: min(ends, default=None)], {words[place]: words[place + 1] for place in ends}
+
+
+def at_tiny_settings(arguments: list[str]) -> list[str]:
     if arguments[0] == "train":
         arguments += [f"--gin.{binding}" for binding in TINY]
+        if any("INITIAL_CHECKPOINT_PATH" in argument for argument in arguments):
+            arguments += ["--gin.TRAIN_STEPS=None", "--gin.TRAIN_STEPS_RELATIVE=2"]
         if any("pretrain.gin" in argument for argument in arguments):  # C4 is not here
             arguments += ["--dry_run", "--gin.TransformerConfig.vocab_size=32128"]
     if arguments[0] == "vocab":  # there is little text here
         arguments = [re.sub(r"--size=\d+", "--size=500", argument) for argument in arguments]
-    assert cli.main(arguments) == 0, command
+    return arguments
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -87,15 +112,19 @@ def test_every_command_of_the_page_runs(page, workplace):
         subprocess.run(["bash", "-n", "-c", command], check=True)  # shlex reads what a shell would refuse
         if command.startswith("make "):
             subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+        elif command.startswith("printf "):
+            subprocess.run(["bash", "-c", command], check=True)
         else:
             run(command)
+    notebook = {}
+    for cell in blocks(page, "py"):
+        exec(cell, notebook)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_page_has_commands_to_run(page):
-    assert (
-        len(commands(page)) == len(re.findall(r"^(?:\w+=\S+ )?(?:t5x-mini|make) ", page.read_text(), re.MULTILINE)) > 0
-    )
+    lines = re.findall(r"^(?:\w+=\S+ )?(?:t5x-mini|make|printf) ", page.read_text(), re.MULTILINE)
+    assert len(commands(page)) == len(lines) > 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
