@@ -120,8 +120,6 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    if options.to is None:
-        raise UserError("Who is to read the checkpoint? Write --to=hf.")
     from t5x_mini.checkpoint.huggingface.export import export_checkpoint
 
     names = ("push_to", "dtype", "overwrite")

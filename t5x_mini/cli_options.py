@@ -52,7 +52,7 @@ COMMANDS = {
         "read checkpoints take such a one as it is; imported, it is read faster and needs no network.)",
         """examples:
   t5x-mini import --from=hf google/flan-t5-small --output=runs/flan_t5_small
-  t5x-mini import --from=t5x gs://t5-data/pretrained_models/t5x/t5_1_1_small --step=1000000""",
+  t5x-mini import --from=t5x gs://t5-data/pretrained_models/t5x/t5_1_1_small/checkpoint_1000000""",
     ),
     "export": (
         "write a checkpoint for Hugging Face's transformers",
@@ -191,7 +191,9 @@ def _add_import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a folder, a Hugging Face hub name, or a gs:// path of T5X's")
     parser.add_argument("--from", dest="kind", choices=["hf", "t5x"], help="who wrote it")
     parser.add_argument("--output", metavar="FOLDER", help="where to write (default: its name, in runs)")
-    parser.add_argument("--step", type=_index, metavar="N", help="which of several, or the step that it is at")
+    parser.add_argument(
+        "--step", type=_index, metavar="N", help="the step that it is at, where it doesn't say (Hugging Face's)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="write over an earlier import")
     parser.add_argument(
         "--architecture", choices=ARCHITECTURES, help="of a decoder-only T5X checkpoint, which doesn't say it itself"
@@ -202,7 +204,7 @@ def _add_import_options(parser: argparse.ArgumentParser) -> None:
 def _add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="a run's folder (its newest checkpoint) or a checkpoint")
     parser.add_argument("path", metavar="PATH", help="the folder to write")
-    parser.add_argument("--to", choices=["hf"], help="who is to read it")
+    parser.add_argument("--to", choices=["hf"], default="hf", help="who is to read it: Hugging Face, the default")
     parser.add_argument("--push_to", metavar="USER/NAME", help="and upload it to the Hugging Face hub")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the tensors (default: float32)"

@@ -226,7 +226,6 @@ def test_export_says_where(called, capsys):
         (["import", "google/t5", "--form=hf"], "doesn't know --form=hf; did you mean --from?"),
         (["import", "--from=hg", "google/t5"], "'t5x'"),
         (["import", "--from=hf"], "PATH"),
-        (["export", "runs/x", "out"], "Who is to read the checkpoint? Write --to=hf."),
         (["export", "--to=hf", "runs/x"], "PATH"),
         (["export", "--to=hf", "a", "b", "--dtype=int8"], "'bfloat16'"),
         ([], "<command>"),

@@ -75,6 +75,8 @@ def test_every_macro_sets_the_field_that_it_names():
         "CHECKPOINT_PATH": "c/d",
         "EVAL_OUTPUT_DIR": "e",
         "INFER_OUTPUT_DIR": "f",
+        "INFER_INPUT": "questions.txt",
+        "INFER_LIMIT": 12,
         "EVAL_STEPS": 3,
         "EVAL_PERIOD": 4,
         "RANDOM_SEED": 6,
@@ -110,6 +112,7 @@ def test_every_macro_sets_the_field_that_it_names():
     assert (train.closing_report, run.checkpoint.period, run.checkpoint.keep) == (True, 9, None)
     paths = run.evaluate.checkpoint_path, run.evaluate.eval_output_dir, run.evaluate.infer_output_dir
     assert paths == ("c/d", "e", "f")
+    assert (run.evaluate.infer_input, run.evaluate.infer_limit) == ("questions.txt", 12)
     mesh = run.partitioning
     assert (mesh.kind, mesh.data, mesh.fsdp, mesh.model) == ("mesh", 2, 4, 8)
     defaults = (resources.gin_root() / "defaults.gin").read_text()

@@ -36,6 +36,12 @@ def start(tiny, folder, first, *arguments, **macros):
     return tiny.run("train", *arguments, MODEL_DIR=str(folder), **macros)
 
 
+def test_a_vocabulary_that_the_embedding_has_no_rows_for_is_refused(tiny):
+    refused = tiny.run("train", "--gin.TransformerConfig.vocab_size=96", MODEL_DIR=str(tiny.folder / "runs" / "small"))
+    assert refused.code == 1
+    assert "vocabulary has 250 ids, its 100 EXTRA_IDS included, and the model's embedding 96 rows" in refused.err
+
+
 def flat(folder, step):
     return layout.flatten(arrays(folder, step))
 

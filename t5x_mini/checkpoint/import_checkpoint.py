@@ -48,7 +48,7 @@ def import_checkpoint(
         path: the checkpoint, as `open_source` takes it.
         kind: who wrote it, `hf` or `t5x`.
         output: the folder; None: the checkpoint's own name, in `runs`.
-        step: updates that it has seen, if it doesn't say so itself or should not.
+        step: updates that it has seen, where it doesn't say (Hugging Face's don't).
         vocabulary: what `vocabularies.load` takes; None: the checkpoint's own, if it comes with one.
         extra_ids: ids on top of the vocabulary; None: the checkpoint's own number.
         architecture: of a T5X checkpoint without an encoder, `prefix_lm` or `causal_lm`; None: `prefix_lm`.
@@ -62,7 +62,7 @@ def import_checkpoint(
     origin = source.origin
     found, note = _vocabulary(origin, vocabulary, extra_ids)
     folder = _folder(output or f"runs/{_name(path)}", overwrite)
-    step = step if step is not None else origin.step
+    step = _step(origin, step)
     names = [name for name in source.shapes if name.startswith(("params/", "opt_state/"))]
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def import_checkpoint(
             step or 0,
             {name: source.shapes[name] for name in names},
             _counted(source, progress),
-            _run(origin, found),
+            _run(origin, found, step is not None),
         )
     _tell(source, folder, step, found, [*origin.notes, *note])
     return str(folder)
@@ -93,6 +93,15 @@ def _open(path: str, kind: Kind, architecture: Architecture | None) -> Source:
     return open_source(path, kind)
 
 
+def _step(origin: Origin, step: int | None) -> int | None:
+    if step is not None and origin.step not in (None, step):
+        raise UserError(
+            f"{origin.path} is at step {origin.step:,}, and not at {step:,}: leave out --step. Of several checkpoints, "
+            "name the one that is meant: PATH/checkpoint_N."
+        )
+    return origin.step if step is None else step
+
+
 def _counted(source: Source, progress: tqdm):
     def read(name: str) -> np.ndarray:
         array = source.read(name)
@@ -102,9 +111,10 @@ def _counted(source: Source, progress: tqdm):
     return read
 
 
-def _run(origin: Origin, vocabulary: Vocabulary | None) -> RunItem:
+def _run(origin: Origin, vocabulary: Vocabulary | None, step_known: bool) -> RunItem:
     return RunItem(
         model=origin.model,
+        step_known=step_known,
         vocabulary=vocabularies.identity(vocabulary) if vocabulary else origin.vocabulary_id,
         vocabulary_source=vocabulary and (VOCABULARY if _has_file(vocabulary) else "bytes", vocabulary.extra_ids),
         training=Training(
@@ -133,7 +143,14 @@ def _folder(output: str, overwrite: bool) -> Path:
     if any(checkpoints.glob("*/position")):
         raise UserError(f"{folder} holds a run with checkpoints of its own. Write another folder: --output=runs/NAME")
     held = {child.name for child in folder.iterdir()} if folder.exists() else set()
-    complete = any(child.name.isdigit() for child in checkpoints.glob("*"))
+    inside = {child.name for child in checkpoints.glob("*")}
+    foreign = sorted(name for name in inside if not re.fullmatch(r"\d+(\.orbax-checkpoint-tmp.*)?", name))
+    if foreign:
+        raise UserError(
+            f"{checkpoints} holds {foreign[0]}, which is no checkpoint of ours: nothing in it is touched. Write "
+            "another folder: --output=runs/NAME"
+        )
+    complete = any(name.isdigit() for name in inside)
     if (complete or held - {CONFIG, VOCABULARY, manager.FOLDER}) and not overwrite:
         raise UserError(
             f"{folder} is there already, with {', '.join(sorted(held)[:4])}. Write another folder, "
@@ -179,7 +196,7 @@ def _config_gin(origin: Origin, folder: Path, vocabulary: Vocabulary | None) -> 
         f"# The model and the vocabulary of {origin.path}.",
         "# After a run, whose model it replaces:",
         "#",
-        *(f"#     {line}" for line in _commands(folder)[1:]),
+        *(f"#     {line}" for line in _commands(folder, vocabulary)[1:]),
         "",
         *_vocabulary_gin(folder, vocabulary),
         f"ARCHITECTURE = {origin.model.architecture!r}",
@@ -230,12 +247,14 @@ def _tell(source: Source, folder: Path, step: int | None, vocabulary: Vocabulary
         *notes,
         sep="\n    ",
     )
-    print("Next:", *_commands(folder), sep="\n    ")
+    print("Next:", *_commands(folder, vocabulary), sep="\n    ")
 
 
-def _commands(folder: Path) -> list[str]:
+def _commands(folder: Path, vocabulary: Vocabulary | None) -> list[str]:
+    option, binding = ("", "") if vocabulary else ("--vocabulary=PATH ", " --gin.VOCABULARY=PATH")
+    start = f"--gin.INITIAL_CHECKPOINT_PATH={folder} --gin.MODEL_DIR={folder}_more{binding}"
     return [
-        f't5x-mini generate --checkpoint={folder} "Thank you <extra_id_0> me to your party <extra_id_1> week."',
+        f't5x-mini generate --checkpoint={folder} {option}"Thank you <extra_id_0> me to your party <extra_id_1> week."',
         f"t5x-mini train --gin_file=gin/quickstart.gin --gin_file={folder}/{CONFIG} \\",
-        f"    --gin_file=gin/runs/continue.gin --gin.INITIAL_CHECKPOINT_PATH={folder} --gin.MODEL_DIR={folder}_more",
+        f"    --gin_file=gin/runs/continue.gin {start}",
     ]

@@ -55,7 +55,7 @@ def _origin(path: str, step: int, run: RunItem, run_dir: epath.Path) -> Origin:
         path=path,
         kind="t5x_mini",
         model=run.model,
-        step=step,
+        step=step if run.step_known else None,
         vocabulary=name,
         extra_ids=extra_ids,
         vocabulary_id=run.vocabulary,

@@ -255,7 +255,8 @@ def _misfit(
             "TransformerConfig's settings one by one"
         )
     if may_choose and reshaped:
-        lines.append(f"Or let what does not fit begin afresh: ASSIGNMENT_MAP = {_afresh(list(reshaped)[:3])}")
+        more = " and so on" if len(reshaped) > 3 else ""
+        lines.append(f"Or let what does not fit begin afresh: ASSIGNMENT_MAP = {_afresh(list(reshaped)[:3])}{more}")
     elif may_choose:
         lines.append(
             "Or, if it is meant, take each parameter from the one of its name: ASSIGNMENT_MAP = ((r'(.*)', r'\\1'),)"

@@ -41,12 +41,14 @@ class RunItem:
         vocabulary_source: name or path and extra ids to read it again with (`feeds.vocabulary_source`); a relative path
             may be one in the run's folder. None: not known.
         training: None in checkpoints that say nothing of it.
+        step_known: False for an import of a checkpoint that doesn't say its step; its folder's name is then 0.
     """
 
     model: TransformerConfig
     vocabulary: str | None = None
     vocabulary_source: tuple[str, int] | None = None
     training: Training | None = None
+    step_known: bool = True
 
     def to_json(self) -> dict[str, Any]:
         source = self.vocabulary_source
@@ -56,6 +58,7 @@ class RunItem:
             "vocabulary": self.vocabulary,
             "vocabulary_source": source and {"vocabulary": source[0], "extra_ids": source[1]},
             "training": self.training and dataclasses.asdict(self.training),
+            "step_known": self.step_known,
         }
 
     @classmethod
@@ -73,6 +76,7 @@ class RunItem:
             vocabulary=item.get("vocabulary"),
             vocabulary_source=source and (source["vocabulary"], source["extra_ids"]),
             training=training and Training(**training),
+            step_known=item.get("step_known", True),
         )
 
 
@@ -91,7 +95,6 @@ def check_vocabulary(path: str, trained_on: str | None, now: str | None) -> None
     """Raises UserError where both are known, and not the same."""
     if trained_on and now and trained_on != now:
         raise UserError(
-            f"The checkpoint {path} was trained on another vocabulary of the same size: {trained_on} when it was "
-            f"saved, {now} now. Its ids would mean other words. Set VOCABULARY and EXTRA_IDS as in the config.gin of "
-            "the run that made it."
+            f"The checkpoint {path} was trained on another vocabulary: {trained_on} when it was saved, {now} now. Its "
+            "ids would mean other words. Set VOCABULARY and EXTRA_IDS as in the config.gin of the run that made it."
         )

@@ -90,7 +90,9 @@ class Cache:
     def take(self, rows: Int[Array, " r"]) -> Cache:
         """The cache of these rows, in this order."""
         axis = 0 if isinstance(self.layers, list) else 1
-        return dataclasses.replace(self, layers=jax.tree.map(lambda a: jnp.take(a, rows, axis=axis), self.layers))
+        return dataclasses.replace(
+            self, layers=jax.tree.map(lambda a: jnp.take(a, rows, axis=axis, mode="clip"), self.layers)
+        )
 
 
 def start(
@@ -204,7 +206,8 @@ def _cross(
     model: Transformer, layers: list[DecoderLayer] | DecoderLayer, inputs: Int[Array, "b l"]
 ) -> list[KeysValues] | KeysValues:
     """The encoder's output as each layer's cross-attention reads it, `[b, ...]` or `[layers, b, ...]`."""
-    config = model.config
+    # Written out, the encoder is no faster, for it passes each layer once; and it takes as long again to compile.
+    config = dataclasses.replace(model.config, scan_layers=True)
 
     def read(inputs: Int[Array, "b l"]) -> list[KeysValues] | KeysValues:
         encoded = model.encoder(model.embed(inputs), encoder_mask(inputs), config, None)

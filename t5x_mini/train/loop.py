@@ -14,6 +14,7 @@ import jax
 
 from t5x_mini import config as config_module
 from t5x_mini.checkpoint.run_item import Training
+from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
 from t5x_mini.feed.batch import Prefetcher, prefetch
 from t5x_mini.feed.position import Position
@@ -48,8 +49,20 @@ def train(config: RunConfig) -> None:
     run = assemble(config)
     if run.vocabulary is None:  # a model whose size was written down
         run = dataclasses.replace(run, vocabulary=feeds.vocabulary_id(config.feed))
+        _check_vocabulary_fits(run)
     with _Training(run) as training:
         training.run()
+
+
+def _check_vocabulary_fits(run: Run) -> None:
+    """Ids without a row in the embedding would be NaN, and so would the loss."""
+    vocabulary, rows = feeds.vocabulary(run.config.feed), run.config.model.vocab_size
+    if vocabulary.vocab_size > rows:
+        raise UserError(
+            f"The task's vocabulary has {vocabulary.vocab_size} ids, its {vocabulary.extra_ids} EXTRA_IDS included, "
+            f"and the model's embedding {rows} rows (TransformerConfig.vocab_size). Write the vocabulary that the model is "
+            "made for (VOCABULARY, EXTRA_IDS), or for a new model leave vocab_size at None."
+        )
 
 
 class _Training:

@@ -156,11 +156,14 @@ def test_the_step_is_the_checkpoints_or_the_given_one_or_0(opens, capsys):
     opens(Made())
     assert locate(run_import("a", kind="hf"))[1] == 0
     assert "it doesn't say its step: taken to be 0 (--step=N sets it)" in capsys.readouterr().out
+    assert open_source("runs/a").origin.step is None, "not known, as of what was imported"
+    assert locate(run_import("c", kind="hf", step=1_000_000))[1] == 1_000_000
+    assert open_source("runs/c").read("step") == open_source("runs/c").origin.step == 1_000_000
     opens(Made(step=7))
     assert locate(run_import("b", kind="hf"))[1] == 7
-    assert locate(run_import("c", kind="hf", step=1_000_000))[1] == 1_000_000
     assert "taken to be 0" not in capsys.readouterr().out
-    assert open_source("runs/c").read("step") == 1_000_000
+    with pytest.raises(UserError, match=r"at step 7, and not at 9: leave out --step. .* name the one that is meant"):
+        run_import("d", kind="hf", step=9)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +205,15 @@ def test_a_folder_of_other_things_is_left_alone(opens):
         run_import("x", kind="hf")
     run_import("x", kind="hf", overwrite=True)
     assert Path("runs/x/notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_checkpoints_of_others_are_left_alone(opens, overwrite):
+    Path("runs/x/checkpoints/lightning").mkdir(parents=True)
+    opens(Made())
+    with pytest.raises(UserError, match="runs/x/checkpoints holds lightning, which is no checkpoint of ours: nothing"):
+        run_import("x", kind="hf", overwrite=overwrite)
+    assert Path("runs/x/checkpoints/lightning").exists()
 
 
 def test_a_run_with_checkpoints_of_its_own_is_never_overwritten(opens):

@@ -303,6 +303,6 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path):
             assert same.restore(*arguments).step == 1
     with contextlib.closing(Checkpoints(str(tmp_path), vocabulary="4567 and 100 extra ids")) as other:
         with pytest.raises(
-            UserError, match="was trained on another vocabulary .*0123 .* when it was saved, 4567 .* now"
+            UserError, match="was trained on another vocabulary: 0123 .* when it was saved, 4567 .* now"
         ):
             other.restore(*arguments)

@@ -47,5 +47,5 @@ def test_an_encoder_that_is_not_there_has_no_layers_to_differ_in():
 def test_vocabularies_are_compared_where_both_are_known():
     for known in ((None, "a"), ("a", None), ("a", "a")):
         check_vocabulary("runs/x", *known)
-    with pytest.raises(UserError, match="runs/x was trained on another vocabulary .*: a when it was saved, b now"):
+    with pytest.raises(UserError, match="runs/x was trained on another vocabulary: a when it was saved, b now"):
         check_vocabulary("runs/x", "a", "b")

@@ -247,6 +247,7 @@ def test_beam_search_stops_when_no_live_beam_can_win():
     assert len(calls) < 10 and ((tokens == 1).argmax(-1) == 2).all()
 
 
+@pytest.mark.slow
 def test_scanned_layers_and_written_out_ones_decode_alike():
     made = [write(tiny.model(scan_layers=scan), BEAM) for scan in (True, False)]
     np.testing.assert_array_equal(made[0].tokens, made[1].tokens)
@@ -254,7 +255,12 @@ def test_scanned_layers_and_written_out_ones_decode_alike():
 
 
 @pytest.mark.parametrize(
-    ("decoding", "mesh"), [(BEAM, (8, 1, 1)), (BEAM, (2, 2, 2)), (SAMPLE, (2, 2, 2)), (DecodingConfig(), (1, 1, 8))]
+    ("decoding", "mesh"),
+    [
+        (BEAM, (2, 2, 2)),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in [(BEAM, (8, 1, 1)), (SAMPLE, (2, 2, 2))]),
+        pytest.param(DecodingConfig(), (1, 1, 8), marks=pytest.mark.slow),
+    ],
 )
 def test_eight_devices_write_what_one_writes(decoding, mesh):
     run = eight_devices.run(eight_devices.mesh(*mesh))
@@ -271,6 +277,7 @@ def test_eight_devices_write_what_one_writes(decoding, mesh):
     np.testing.assert_allclose(made.scores, wanted.scores, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_are_the_seeds_and_differ():
     config = tiny.model()
     many = DecodingConfig(method="sample", num_decodes=8)

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 import typing
 import warnings
@@ -34,6 +35,10 @@ from t5x_mini.errors import UserError
 from t5x_mini.tasks import files, vocabularies
 from t5x_mini.tasks.vocabularies import EOS_ID, PAD_ID, Vocabulary
 
+# What there is in a folder that an export wrote.
+_WRITTEN = re.compile(
+    r"(model(-\d+-of-\d+)?\.safetensors|.*\.(json|py|model)|README\.md|\.gitattributes|\.cache|__pycache__)"
+)
 SHARD_BYTES = 5 * 10**9  # as transformers' own; the hub takes files of up to 50 GB
 
 
@@ -156,6 +161,12 @@ def _check_folder(path: str, overwrite: bool) -> None:
         )
     if not overwrite:
         raise UserError(f"{path} holds a model already. Write a new folder's name, or --overwrite to replace it.")
+    foreign = sorted(child.name for child in folder.iterdir() if not _WRITTEN.fullmatch(child.name))
+    if foreign:
+        raise UserError(
+            f"{path} holds {', '.join(foreign[:3])}, which no export wrote and replacing the folder would remove. "
+            "Write a new folder's name."
+        )
 
 
 @contextlib.contextmanager
@@ -164,7 +175,10 @@ def _renamed_when_complete(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be made: {error.strerror}. Write another one's name.") from None
     try:
         yield partial
     except BaseException:

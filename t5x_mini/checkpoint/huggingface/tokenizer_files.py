@@ -76,10 +76,6 @@ def tokenizer_json(vocabulary: SentencePieceVocabulary) -> dict[str, Any]:
     model = sentencepiece_model_pb2.ModelProto.FromString(Path(vocabulary.path).read_bytes())
     _check(model, vocabulary.path)
     spaces = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
-    charsmap = model.normalizer_spec.precompiled_charsmap
-    charsmap = (
-        {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()} if charsmap else None
-    )
     split = {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False}
     pieces = _pieces(model, vocabulary)
     eos = pieces[vocabulary.eos_id]

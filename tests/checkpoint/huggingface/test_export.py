@@ -200,12 +200,29 @@ def test_an_earlier_export_is_replaced_when_asked_to(tmp_path, opened):
     opened(source_of("bytes", 0, vocab_size=300))
     path = str(tmp_path / "hf")
     export_checkpoint("run", path)
-    (tmp_path / "hf" / "old").touch()
+    (tmp_path / "hf" / "model-00001-of-00002.safetensors").touch()
     with pytest.raises(UserError, match=r"holds a model already.*--overwrite"):
         export_checkpoint("run", path)
     export_checkpoint("run", path, overwrite=True)
-    assert not (tmp_path / "hf" / "old").exists()
+    assert not (tmp_path / "hf" / "model-00001-of-00002.safetensors").exists()
     assert [child.name for child in tmp_path.iterdir()] == ["hf"]
+
+
+def test_what_no_export_wrote_is_never_removed(tmp_path, opened):
+    opened(source_of("bytes", 0, vocab_size=300))
+    path = str(tmp_path / "hf")
+    export_checkpoint("run", path)
+    (tmp_path / "hf" / ".git").mkdir()
+    with pytest.raises(UserError, match=r"holds \.git, which no export wrote and replacing the folder would remove"):
+        export_checkpoint("run", path, overwrite=True)
+    assert (tmp_path / "hf" / ".git").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path, opened):
+    opened(source_of("bytes", 0, vocab_size=300))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/hf cannot be made: Not a directory. Write another one's name"):
+        export_checkpoint("run", str(tmp_path / "file" / "hf"))
 
 
 def test_an_empty_folder_is_filled(tmp_path, opened):
