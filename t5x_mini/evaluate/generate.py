@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import io
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -40,18 +41,21 @@ def generate(
         options: as of `Predictor.generate`: method, num_decodes, max_length, ...
 
     Raises:
-        UserError: where there is no checkpoint; for options that don't go together.
+        UserError: where there is no checkpoint; for options that don't go together; for a text that isn't UTF-8.
     """
-    decoding_options.make(**options)  # before the checkpoint is read
+    # What can be checked is, before the checkpoint is read.
+    decoding_options.make(**options)
+    for number, text in enumerate(texts, 1):
+        sentinels.check_text(text, f"Text {number}")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as arguments come: the line that isn't UTF-8 can be named
     predictor = _load(checkpoint, dtype=dtype, vocabulary=vocabulary, extra_ids=extra_ids)
     if texts:
         _answer_all(predictor, texts, raw, options)
     elif sys.stdin.isatty():
         _converse(predictor, raw, options)
     else:
-        lines = _lines(sys.stdin)
-        while batch := list(itertools.islice(lines, BATCH_SIZE)):
-            _answer_all(predictor, batch, raw, options)
+        _answer_lines(predictor, sys.stdin, raw, options)
 
 
 def _load(checkpoint: str, **how: Any) -> Predictor:
@@ -82,9 +86,27 @@ def _converse(predictor: Predictor, raw: bool, options: dict[str, Any]) -> None:
             return
         if text.strip():
             try:
+                sentinels.check_text(text, "The text")
                 _answer_all(predictor, [text], raw, options)
             except UserError as error:
                 _tell(str(error))
+
+
+def _answer_lines(predictor: Predictor, stream: TextIO, raw: bool, options: dict[str, Any]) -> None:
+    """Answers lines as they come. The first that isn't UTF-8 ends it; those in front of it are answered."""
+    batch: list[str] = []
+    for number, line in enumerate(stream, 1):
+        text = line.rstrip("\r\n")
+        try:
+            sentinels.check_text(text, f"Line {number} of standard input")
+        except UserError:
+            _answer_all(predictor, batch, raw, options)
+            raise
+        batch.append(text)
+        if len(batch) == BATCH_SIZE:
+            _answer_all(predictor, batch, raw, options)
+            batch = []
+    _answer_all(predictor, batch, raw, options)
 
 
 def _answer_all(predictor: Predictor, texts: Sequence[str], raw: bool, options: dict[str, Any]) -> None:
@@ -97,31 +119,26 @@ def _answer_all(predictor: Predictor, texts: Sequence[str], raw: bool, options: 
 
 def _answers(predictor: Predictor, texts: Sequence[str], raw: bool, options: dict[str, Any]) -> Iterator[list[str]]:
     """The lines to print for each text."""
-    inputs = predictor.inputs(texts)
     config, several = decoding_options.make(**options)
-    for ids, answer in zip(inputs, predictor.generate_ids(inputs, config), strict=True):
-        made = [_one_line(_shown(predictor, ids, found, raw)) for found in answer.ids]
+    for text, answer in zip(texts, predictor.generate_ids(predictor.inputs(texts), config), strict=True):
+        made = [_one_line(_shown(predictor, text, found, raw)) for found in answer.ids]
         yield (
-            [f"{score:8.3f}  {text}" for score, text in zip(answer.scores, made, strict=True)] if several else made[:1]
+            [f"{score:8.3f}  {line}" for score, line in zip(answer.scores, made, strict=True)] if several else made[:1]
         )
 
 
-def _shown(predictor: Predictor, inputs: Sequence[int], answer: Sequence[int], raw: bool) -> str:
+def _shown(predictor: Predictor, text: str, answer: Sequence[int], raw: bool) -> str:
     vocabulary = predictor.vocabulary
-    if raw or not set(inputs) & set(sentinels.sentinel_ids(vocabulary)):
+    if raw or not sentinels.has_any(text):
         return sentinels.decode(vocabulary, answer)
-    text, missing = sentinels.fill(vocabulary, inputs, answer)
+    filled, missing = sentinels.fill(vocabulary, text, answer)
     if missing:
         _tell(f"the model wrote nothing for {', '.join(missing)} (--raw shows what it wrote)")
-    return text
+    return filled
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
-
-
-def _lines(stream: TextIO) -> Iterator[str]:
-    return (line.rstrip("\r\n") for line in stream)
+    return re.sub(r"\r\n|\r|\n", " ", text.rstrip("\r\n"))
 
 
 def _tell(text: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
+from t5x_mini.checkpoint.run_item import FREE
 from t5x_mini.config import RunConfig
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import answers, infer_inputs, sentinels
@@ -28,6 +29,8 @@ from t5x_mini.model.config import DecodingConfig
 from t5x_mini.tasks import sources
 from t5x_mini.train.run import Run, assemble
 
+_SMALL = ("/rel_embedding", "/scale")  # position biases and norms
+
 Decode = Callable[[Sequence[Sequence[int]], int, int], Sequence[Answer]]
 """From this host's rows of a batch, the length to fill them up to and the batch's number, to their answers."""
 
@@ -37,7 +40,8 @@ def infer(config: RunConfig) -> list[pathlib.Path]:
 
     Each line is an object of T5X's keys: `inputs`, `prediction`, `score` (the log-probability that decoding goes by),
     and `targets` where there are some; then the other keys that the input's line had. With `num_decodes` above 1,
-    `prediction` and `score` are lists, the best first. Inputs longer than the run's are cut, and their number told.
+    `prediction` and `score` are lists, the best first; shorter where a beam search found fewer answers. Inputs longer
+    than the run's are cut, and their number told.
 
     Interrupted at any moment and started again, it goes on behind the last batch on the disk, and ends with the same
     file. Several processes that see one folder share each batch's rows.
@@ -50,6 +54,7 @@ def infer(config: RunConfig) -> list[pathlib.Path]:
     feed, evaluate = run.config.feed, run.config.evaluate
     limit, decoding = infer_inputs.input_limit(feed), _decoding(run)
     text_of = functools.partial(sentinels.decode, feeds.vocabulary(feed))
+    line_of = functools.partial(_line, text_of=text_of, several=decoding.num_decodes > 1)
     step, made_by = _checkpoint(run)
     folder = pathlib.Path(evaluate.infer_output_dir or pathlib.Path(config.train.model_dir) / "infer")
     decode = None
@@ -70,7 +75,7 @@ def infer(config: RunConfig) -> list[pathlib.Path]:
         _tell(inputs, survey, limit)
         decode = decode or decoder(run, restore_params(run)[1], decoding)
         output.open(done)
-        answer_rows(inputs, survey, output, decode, text_of, run.eval_rows, limit)
+        answer_rows(inputs, survey, output, decode, line_of, run.eval_rows, limit)
         _wait_for_all_hosts(f"{path} is written")
         if jax.process_index() == 0:
             output.finish()
@@ -92,7 +97,7 @@ def answer_rows(
     survey: Survey,
     output: Output,
     decode: Decode,
-    text_of: Callable[[Sequence[int]], str],
+    line_of: Callable[[Row, Answer], Mapping[str, Any]],
     rows_a_batch: int,
     limit: int,
 ) -> None:
@@ -107,16 +112,15 @@ def answer_rows(
             length = bucket(max(map(len, ids)), limit)  # of all hosts' rows: they compile one program
             own = slice(host * share, (host + 1) * share)
             found = decode(ids[own], length, first // rows_a_batch)
-            lines = (_line(row, answer, text_of) for row, answer in zip(batch[own], found, strict=True))
+            lines = (line_of(row, answer) for row, answer in zip(batch[own], found, strict=True))
             output.write(zip(itertools.count(first + host * share), lines, strict=False))
             bar.update(len(batch))
     output.close()
 
 
-def _line(row: Row, answer: Answer, text_of: Callable[[Sequence[int]], str]) -> dict[str, Any]:
+def _line(row: Row, answer: Answer, *, text_of: Callable[[Sequence[int]], str], several: bool) -> dict[str, Any]:
     texts = [text_of(ids) for ids in answer.ids]
     scores = [float(str(np.float32(score))) for score in answer.scores]  # as few digits as tell float32s apart
-    several = len(texts) > 1
     made = {"prediction": texts if several else texts[0], "score": scores if several else scores[0]}
     line = {**row.line, **made}
     return {key: line[key] for key in ("inputs", "prediction", "score", "targets") if key in line} | line
@@ -129,14 +133,21 @@ def _decoding(run: Run) -> DecodingConfig:
 
 
 def _checkpoint(run: Run) -> tuple[int | None, dict[str, Any]]:
-    """The checkpoint's step, and what tells it from others of that step: a hash of its position biases."""
+    """The checkpoint's step, and what tells it from others of that step: its model, and a hash of its small arrays."""
     from t5x_mini.checkpoint.source import open_source  # Orbax takes a second to import
 
     source = open_source(run.config.evaluate.checkpoint_path or run.config.train.model_dir)
-    digest = hashlib.sha256()
-    for name in sorted(name for name in source.shapes if name.startswith("params/") and "rel_embedding" in name):
+    origin, digest = source.origin, hashlib.sha256()
+    for name in sorted(name for name in source.shapes if name.startswith("params/") and name.endswith(_SMALL)):
         digest.update(np.ascontiguousarray(source.read(name)).tobytes())
-    return source.origin.step, {"step": source.origin.step, "checkpoint": digest.hexdigest()}
+    model = {name: value for name, value in dataclasses.asdict(origin.model).items() if name not in FREE}
+    vocabulary = origin.vocabulary_id or feeds.vocabulary_id(run.config.feed)
+    return origin.step, {
+        "step": origin.step,
+        "checkpoint": digest.hexdigest(),
+        "model": model,
+        "vocabulary": vocabulary,
+    }
 
 
 def _tell(inputs: Inputs, survey: Survey, limit: int) -> None:

@@ -117,10 +117,9 @@ class Output:
             there = None
         if there == self._made_from:
             return
-        keys = sorted(key for key in self._made_from if there and there.get(key) != self._made_from[key])
-        changed = [f"    {key}: {there.get(key)} there, {self._made_from[key]} now" for key in keys]
+        changed = [f"    {line}" for line in _differences(there, self._made_from)] if isinstance(there, dict) else None
         raise UserError(
-            f"{self.path} has been begun, from "
+            f"{self.path} {'is complete' if self.path.exists() else 'has been begun'}, from "
             + ("something else:\n" + "\n".join(changed) if changed else f"what nothing says ({self._note} is missing).")
             + "\nGo back to the same, write elsewhere (--gin.INFER_OUTPUT_DIR=another_folder), or remove what is "
             f"there: rm {self.path}*"
@@ -132,6 +131,24 @@ class Output:
     def _parts(self) -> list[pathlib.Path]:
         prefix = f"{self.path.name}.part-"
         return sorted(file for file in self.path.parent.iterdir() if file.name.startswith(prefix))
+
+
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, a setting a line: `decoding.method: 'greedy' -> 'beam'`."""
+    old, new = _flat(there), _flat(now)
+
+    def shown(settings: Mapping[str, Any], name: str) -> str:
+        return repr(settings[name]) if name in settings else "not noted"
+
+    names = sorted(name for name in old | new if name not in old or name not in new or old[name] != new[name])
+    return [f"{name}: {shown(old, name)} -> {shown(new, name)}" for name in names]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _with(path: pathlib.Path, suffix: str) -> pathlib.Path:

@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_mini import config_checks
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import decoding_options, row_batches, sentinels
 from t5x_mini.evaluate.row_batches import Ids, bucket, own_rows, padded
 from t5x_mini.feed.convert import convert
 from t5x_mini.model import decoding, encoding, scoring, transformer
+from t5x_mini.model.beam_search import NEG_INF
 from t5x_mini.model.config import DecodingConfig, TransformerConfig
 from t5x_mini.parallel.config import PartitioningConfig
 from t5x_mini.parallel.mesh import make_mesh
@@ -39,6 +41,8 @@ T = TypeVar("T")
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What was decoded for one row: `num_decodes` answers, the best first.
+
+    A beam search that found fewer gives fewer, one at least.
 
     Attributes:
         ids: of each, without padding; the last is EOS if it ended in time.
@@ -136,7 +140,8 @@ class Predictor:
         Args:
             texts: inputs; of a decoder-only model, what it goes on from.
             method: `greedy` (the default), `sample` or `beam`.
-            num_decodes: answers to each text, the best first. `beam` without it searches with 4 and gives the best.
+            num_decodes: answers to each text, the best first; fewer, one at least, where `beam` found no more. `beam`
+                without it searches with 4 and gives the best.
             max_length: tokens of an answer at most, EOS included.
             min_length: no EOS before so many tokens.
             temperature: of `sample`; one number, or one for each text.
@@ -152,9 +157,9 @@ class Predictor:
             An answer to each text; with `num_decodes`, a list of them.
 
         Raises:
-            UserError: for options that don't exist or don't go together.
+            UserError: for options that don't exist or don't go together; for texts that aren't strings.
         """
-        texts = _as_list(texts)
+        texts = _as_list(texts, "texts")
         per_row = None if temperature is None or np.ndim(temperature) == 0 else _each(temperature, texts, "temperature")
         config, several = decoding_options.make(
             method=method,
@@ -167,10 +172,11 @@ class Predictor:
             length_penalty=length_penalty,
             seed=seed,
         )
+        begun = None if forced is None else list(map(self._ids, _as_list(_each(forced, texts, "forced"), "forced")))
         answers = self.generate_ids(
             self.inputs(texts),
             config,
-            forced=None if forced is None else [self._ids(text) for text in _each(forced, texts, "forced")],
+            forced=begun,
             temperature=per_row,
             logit_callback=logit_callback,
             batch_size=batch_size,
@@ -191,12 +197,12 @@ class Predictor:
         Raises:
             UserError: where there are not as many inputs as targets; for an encoder-decoder without inputs.
         """
-        targets = _as_list(targets)
+        targets = _as_list(targets, "targets")
         if inputs is None and self.config.has_encoder:
             raise UserError("An encoder-decoder scores targets given inputs: score(inputs, targets).")
         examples = {"targets": [[*self._ids(text), *self._end] for text in targets]}
         if inputs is not None:
-            examples["inputs"] = self.inputs(_each(_as_list(inputs), targets, "inputs"))
+            examples["inputs"] = self.inputs(_each(_as_list(inputs, "inputs"), targets, "inputs"))
         return self.score_ids(examples, batch_size=batch_size)
 
     def encode(self, texts: str | Sequence[str], *, batch_size: int = BATCH_SIZE) -> list[np.ndarray]:
@@ -204,7 +210,7 @@ class Predictor:
 
         The encoder's output; of a decoder-only model, the decoder's last hidden states (`model/encoding.py`).
         """
-        inputs = self.inputs(_as_list(texts))
+        inputs = self.inputs(_as_list(texts, "texts"))
 
         def run(rows: list[int], share: int, number: int) -> list[np.ndarray]:
             chosen = [inputs[row] for row in rows]
@@ -258,7 +264,11 @@ class Predictor:
             temperature: of each row, over the config's.
             logit_callback: changes the logits before a token is chosen.
             batch_size: rows decoded at once, at most.
+
+        Raises:
+            UserError: for a temperature that can't be; a `min_length` above the answers' length.
         """
+        _check_temperature(temperature)
 
         def run(rows: list[int], share: int, number: int) -> list[Answer]:
             chosen = [inputs[row] for row in rows]
@@ -298,8 +308,16 @@ class Predictor:
             forced: how each row's answers begin; with several hosts, all as long.
             temperature: of each row, over the config's.
             logit_callback: changes the logits before a token is chosen.
+
+        Raises:
+            UserError: as `generate_ids` does.
         """
         length = config.max_length or self.max_length
+        if config.min_length > length:
+            raise UserError(
+                f"min_length is {config.min_length}, and max_length {length}, as long as the model's answers are where "
+                "nothing is said: write a min_length that is no larger, or a larger max_length."
+            )
         batch = {"inputs": padded(inputs, rows, input_length)}
         if forced is not None:
             longest = max(map(len, forced), default=0)
@@ -307,6 +325,7 @@ class Predictor:
         if config.method == "sample" and temperature is None:
             temperature = [config.temperature]
         if temperature is not None:
+            _check_temperature(temperature)
             batch["temperature"] = np.resize(np.asarray(temperature, np.float32), rows)
         # Seed and temperature are arguments, so that others need no other program.
         how = dataclasses.replace(config, seed=0, temperature=1.0)
@@ -356,6 +375,8 @@ class Predictor:
         """What `run(rows, share, number)` gives for each row, in the rows' order. The longest rows go first."""
         if jax.process_count() > 1:
             raise UserError("With several processes, `t5x-mini infer` shares the rows, or Predictor.decode.")
+        if not config_checks.fits(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}: write a whole number above 0.")
         found: dict[int, T] = {}
         batches = row_batches.batches(lengths, batch_size, self._partitioner.row_ways)
         for number, (rows, share) in enumerate(batches):
@@ -399,11 +420,27 @@ def _score(params, batch, *, config):
 
 
 def _answer(tokens: np.ndarray, scores: np.ndarray) -> Answer:
-    return Answer([[token for token in ids if token > 0] for ids in tokens.tolist()], scores.tolist())
+    """Without the places that a beam search found no answer for."""
+    answers = [[token for token in ids if token > 0] for ids in tokens.tolist()]
+    found = [place for place, ids in enumerate(answers) if ids or scores[place] > NEG_INF] or [0]
+    return Answer([answers[place] for place in found], scores[found].tolist())
 
 
-def _as_list(texts: str | Sequence[str]) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
+def _as_list(texts: str | Iterable[str], name: str) -> list[str]:
+    if not isinstance(texts, str | Iterable) or isinstance(texts, bytes):
+        raise UserError(
+            f"{name} is {texts!r:.60}, of type {type(texts).__name__}: write a string or a list of strings."
+        )
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    for place, text in enumerate(texts):
+        sentinels.check_text(text, f"{name}[{place}]")
+    return texts
+
+
+def _check_temperature(temperature: Sequence[float] | None) -> None:
+    for row, value in enumerate([] if temperature is None else temperature):
+        if not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+            raise UserError(f"temperature[{row}] is {value!r}: write a number that is 0 or more, and not infinite.")
 
 
 def _each(values: Any, texts: Sequence[str], name: str) -> list[Any]:

@@ -13,6 +13,8 @@ from t5x_mini.errors import UserError
 from t5x_mini.tasks.vocabularies import EOS_ID, Vocabulary
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_OPENING, _CLOSING = ("(", "[", "{"), (".", ",", ";", ":", "!", "?", ")", "]", "}", "%", "…")
 
 Spans = dict[int, list[int]]
 
@@ -20,6 +22,28 @@ Spans = dict[int, list[int]]
 def sentinel_ids(vocabulary: Vocabulary) -> range:
     """The ids that mark masked spans, `<extra_id_0>`'s last."""
     return range(vocabulary.vocab_size - vocabulary.extra_ids, vocabulary.vocab_size)
+
+
+def check_text(text: object, name: str) -> None:
+    """Raises UserError, with this name in it, for what is no string, or has no form in UTF-8.
+
+    A byte that isn't UTF-8 comes from the command line or standard input as a surrogate; JSON has halves of pairs.
+    """
+    if not isinstance(text, str):
+        raise UserError(f"{name} is {text!r:.60}, of type {type(text).__name__}: write a string.")
+    found = _HALF_CHARACTER.search(text)
+    if found:
+        byte = ord(found[0]) - 0xDC00
+        what = f"the byte 0x{byte:02x}" if 0x80 <= byte <= 0xFF else f"half a character, {found[0]!r},"
+        raise UserError(
+            f"{name} is not UTF-8: it has {what} at place {found.start()}. Convert it (iconv -t UTF-8), or leave it "
+            "out."
+        )
+
+
+def has_any(text: str) -> bool:
+    """Whether a sentinel stands in the text."""
+    return _SENTINEL.search(text) is not None
 
 
 def encode(vocabulary: Vocabulary, text: str) -> list[int]:
@@ -63,22 +87,36 @@ def parse_spans(targets: Sequence[int], sentinels: range) -> Spans:
     return spans
 
 
-def fill(vocabulary: Vocabulary, inputs: Sequence[int], answer: Sequence[int]) -> tuple[str, list[str]]:
-    """The inputs' text with the answer's spans in place of its sentinels.
+def fill(vocabulary: Vocabulary, text: str, answer: Sequence[int]) -> tuple[str, list[str]]:
+    """The text with the answer's spans in place of its sentinels, and otherwise as it was written.
+
+    A span has the spaces that its sentinel had. Where a span is empty, one of the spaces around it goes as well.
 
     Returns:
-        The text, and the names of the sentinels that the answer doesn't have: they are left standing in it.
+        The text, and the sentinels that the answer doesn't have: they are left standing in it.
     """
-    sentinels = sentinel_ids(vocabulary)
-    spans = parse_spans(answer, sentinels)
-    missing = [token for token in dict.fromkeys(inputs) if token in sentinels and token not in spans]
-    filled = itertools.chain.from_iterable(spans.get(token, [token]) for token in inputs)
-    return decode(vocabulary, filled), [_name(vocabulary, token) for token in missing]
+    spans = parse_spans(answer, sentinel_ids(vocabulary))
+    filled, rest, missing = "", text, {}
+    while sentinel := _SENTINEL.search(rest):
+        filled, rest = filled + rest[: sentinel.start()], rest[sentinel.end() :]
+        span = spans.get(vocabulary.vocab_size - 1 - int(sentinel[1]))
+        written = sentinel[0] if span is None else decode(vocabulary, span).strip()
+        if span is None:
+            missing[sentinel[0]] = None
+        if not written:
+            filled, rest = _close_gap(filled, rest)
+        filled += written
+    return filled + rest, list(missing)
 
 
-def _name(vocabulary: Vocabulary, token: int) -> str:
-    return f"<extra_id_{vocabulary.vocab_size - 1 - token}>"
+def _close_gap(before: str, behind: str) -> tuple[str, str]:
+    """Both without one of the spaces between them, where two would meet or one would stand before punctuation."""
+    if behind.startswith(" ") and (not before or before[-1].isspace() or before.endswith(_OPENING)):
+        return before, behind[1:]
+    if before.endswith(" ") and (not behind or behind[0].isspace() or behind.startswith(_CLOSING)):
+        return before[:-1], behind
+    return before, behind
 
 
 def _name_ids(vocabulary: Vocabulary, token: int) -> list[int]:
-    return vocabulary.encode(_name(vocabulary, token))
+    return vocabulary.encode(f"<extra_id_{vocabulary.vocab_size - 1 - token}>")

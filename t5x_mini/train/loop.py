@@ -60,8 +60,8 @@ def _check_vocabulary_fits(run: Run) -> None:
     if vocabulary.vocab_size > rows:
         raise UserError(
             f"The task's vocabulary has {vocabulary.vocab_size} ids, its {vocabulary.extra_ids} EXTRA_IDS included, "
-            f"and the model's embedding {rows} rows (TransformerConfig.vocab_size). Write the vocabulary that the model is "
-            "made for (VOCABULARY, EXTRA_IDS), or for a new model leave vocab_size at None."
+            f"and the model's embedding {rows} rows (TransformerConfig.vocab_size). Write the vocabulary that the "
+            "model is made for (VOCABULARY, EXTRA_IDS), or for a new model leave vocab_size at None."
         )
 
 

@@ -74,7 +74,7 @@ def test_what_was_learned_scores_better(model):
 def test_the_filled_sentence_is_printed(run_dir, model):
     done = ask(f"--checkpoint={run_dir}", TEXT)
     answer = model.generate_ids(model.inputs([TEXT]), generate.decoding_options.make()[0])[0].ids[0]
-    filled, missing = sentinels.fill(model.vocabulary, model.inputs([TEXT])[0], answer)
+    filled, missing = sentinels.fill(model.vocabulary, TEXT, answer)
     assert (done.code, done.out) == (0, filled + "\n")
     assert f"loading {run_dir}/checkpoints/60" in done.err
     assert ("the model wrote nothing for" in done.err) == bool(missing)
@@ -95,6 +95,21 @@ def test_lines_of_standard_input_are_answered_in_order(run_dir, model, monkeypat
     done = ask(f"--checkpoint={run_dir}", stdin="\n".join(lines) + "\n", monkeypatch=monkeypatch)
     one, two = model.generate([lines[0], lines[2]])
     assert done.out == f"{one}\n\n{two}\n"
+
+
+def test_lines_before_one_that_is_not_utf_8_are_answered(run_dir, model, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(b"the red bird\n\n\xe9t\xe9\nevery farmer\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    done = ask(f"--checkpoint={run_dir}")
+    assert (done.code, done.out) == (1, model.generate(["the red bird"])[0] + "\n\n")
+    assert "Line 3 of standard input is not UTF-8: it has the byte 0xe9 at place 0. Convert it" in done.err
+
+
+def test_what_was_typed_is_printed_as_it_was(run_dir, monkeypatch):
+    text = "猫  {x}\x0b\u2028 the old captain  <extra_id_99> the"
+    done = ask(f"--checkpoint={run_dir}", stdin=text + "\r\n", monkeypatch=monkeypatch)
+    assert (done.code, done.out) == (0, text + "\n")
+    assert "the model wrote nothing for <extra_id_99>" in done.err
 
 
 def test_a_conversation_goes_on_after_a_mistake(run_dir, monkeypatch, capsys, model):
@@ -128,6 +143,7 @@ def test_sampling_repeats_with_its_seed(run_dir):
         (["--checkpoint=runs/nowhere", "--method=bean", "a"], "did you mean beam?"),
         (["--checkpoint=RUN", "--vocabulary=docs_8k", "a"], "Name the one that it was trained with"),
         (["--checkpoint=RUN", "a <extra_id_100>"], "no <extra_id_100>"),
+        (["--checkpoint=runs/nowhere", "a", "b\udce9"], "Text 2 is not UTF-8: it has the byte 0xe9 at place 1."),
     ],
 )
 def test_mistakes_are_told(run_dir, tmp_path, monkeypatch, arguments, words):

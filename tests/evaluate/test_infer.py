@@ -8,13 +8,18 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_runs
 from tiny_runs import TASKS
 
+from t5x_mini.checkpoint import source
+from t5x_mini.evaluate import infer as infer_module
 from t5x_mini.evaluate import infer_output
+from t5x_mini.model.config import TransformerConfig
 
 ROOT = Path(__file__).parents[2]
 WORDS = "the old captain watches a long river near the lake and a small child paints his new boat".split()
@@ -193,8 +198,43 @@ def test_a_complete_file_is_not_made_again_and_no_other_put_in_its_place(run_dir
     assert (finished.code, finished.out) == (0, f"{path} is complete; to write it again, remove it: rm {path}*\n")
     finished = infer(run_dir, tmp_path, "--gin.DecodingConfig.method=beam", INFER_LIMIT=2)
     assert finished.code == 1
-    assert "has been begun, from something else:\n    decoding: {" in finished.err
+    assert f"{path} is complete, from something else:\n    decoding.method: 'greedy' -> 'beam'\nGo" in finished.err
     assert path.read_bytes() == before
+
+
+class Checkpoint:
+    """One of two layers' norms, of the same step whatever is in it."""
+
+    def __init__(self, scale=1.0, vocabulary="ours", **sizes):
+        model = TransformerConfig(vocab_size=16, **sizes)
+        self.origin = source.Origin(path="runs/a", kind="t5x_mini", model=model, step=7, vocabulary_id=vocabulary)
+        self.arrays = {
+            "params/decoder/layers_0/pre_mlp_layer_norm/scale": np.full(4, scale),
+            "params/decoder/relpos_bias/rel_embedding": np.ones((2, 2)),
+            "opt_state/decoder/decoder_norm/scale/v": np.ones(4),
+        }
+        self.shapes = {name: array.shape for name, array in self.arrays.items()}
+
+    def read(self, name):
+        assert name.startswith("params/")
+        return self.arrays[name]
+
+
+def test_a_checkpoint_is_told_from_others_of_its_step(monkeypatch):
+    config = types.SimpleNamespace(evaluate=types.SimpleNamespace(checkpoint_path="runs/a"))
+
+    def made_by(**what):
+        monkeypatch.setattr(source, "open_source", lambda path: Checkpoint(**what))
+        step, noted = infer_module._checkpoint(types.SimpleNamespace(config=config))
+        assert step == noted["step"] == 7
+        return {name: value for name, value in noted.items() if value != known.get(name)}
+
+    known = {}
+    known = made_by()
+    assert list(made_by(scale=2.0)) == ["checkpoint"]
+    assert list(made_by(vocabulary="theirs")) == ["vocabulary"]
+    assert made_by(emb_dim=24)["model"]["emb_dim"] == 24
+    assert made_by(dtype="bfloat16", scan_layers=False, dropout_rate=0.3) == {}
 
 
 def test_a_line_that_cannot_be_read_is_told_before_anything_is_decoded(run_dir, tmp_path):

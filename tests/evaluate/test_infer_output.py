@@ -114,9 +114,17 @@ def test_something_else_is_refused(stop, tmp_path):
     changed = {**MADE_FROM, "decoding": {"method": "beam"}}
     with pytest.raises(UserError) as error:
         output(tmp_path, made_from=changed).prepare(BATCH)
-    assert "decoding: {'method': 'greedy'} there, {'method': 'beam'} now" in str(error.value)
-    assert "step" not in str(error.value)
+    state = "is complete" if stop == ROWS else "has been begun"
+    assert f"answers.jsonl {state}, from something else:\n    decoding.method: 'greedy' -> 'beam'\nGo" in str(
+        error.value
+    )
     assert "--gin.INFER_OUTPUT_DIR=another_folder" in str(error.value)
+
+
+def test_settings_that_one_of_both_does_not_know_are_told(tmp_path):
+    write_all(tmp_path, stop=9)
+    with pytest.raises(UserError, match="else:\n    dtype: not noted -> 'float32'\n    lengths: .8, 4. -> not noted\n"):
+        output(tmp_path, made_from={"step": 30, "decoding": {"method": "greedy"}, "dtype": "float32"}).prepare(BATCH)
 
 
 def test_a_file_that_nothing_is_known_of_is_refused(tmp_path):

@@ -13,7 +13,7 @@ import tiny_runs
 
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import sentinels
-from t5x_mini.evaluate.predictor import Predictor, Score
+from t5x_mini.evaluate.predictor import Predictor, Score, _answer
 from t5x_mini.feed.convert import convert
 from t5x_mini.model import decoding, scoring, transformer
 from t5x_mini.model.config import DecodingConfig
@@ -97,6 +97,20 @@ def test_several_answers_and_beams(model):
     four = model.generate(TEXTS[:2], method="beam", num_decodes=4, max_length=LENGTH)
     assert [len(answers) for answers in four] == [4, 4]
     assert one == [answers[0] for answers in four]
+
+
+def test_places_that_a_beam_search_found_no_answer_for_are_left_out(model):
+    how = DecodingConfig(method="beam", num_decodes=2, max_length=LENGTH)
+    ended, open_ = model.generate_ids(ids_of(TEXTS[:2]), how, forced=[[5, 1], [5]])
+    assert (ended.ids, ended.scores) == ([[5, 1]], [0.0])
+    assert (len(open_.ids), len(open_.scores)) == (2, 2)
+
+
+def test_one_answer_is_there_even_if_none_was_found():
+    nothing = _answer(np.zeros((2, 3), np.int32), np.full(2, -1e7, np.float32))
+    assert (nothing.ids, nothing.scores) == ([[]], [-1e7])
+    empty = _answer(np.zeros((2, 3), np.int32), np.array([-0.5, -0.5], np.float32))  # padding alone was chosen
+    assert empty.scores == [-0.5, -0.5]
 
 
 def test_samples_depend_on_the_seed_and_the_temperature_of_their_row(model):
@@ -206,6 +220,22 @@ def test_long_inputs_are_cut_as_in_training_and_counted():
         (lambda model: model.generate(["a", "b"], forced=["a"]), "1 forced for 2 texts"),
         (lambda model: model.generate(["a"], temperature=[0.5]), "the decoding method 'sample'"),
         (lambda model: model.generate(["a"], forced="abcdefghi", max_length=4), "can't begin with 9 forced ones"),
+        (lambda model: model.generate(["a", "b"], method="sample", temperature=[1, -0.5]), r"temperature\[1\] is -0.5"),
+        (lambda model: model.generate(["a"], method="sample", temperature=[np.nan]), "is nan: write a number"),
+        (lambda model: model.generate(["a"], method="sample", temperature=[np.inf]), "is inf: write a number"),
+        (lambda model: model.generate(["a"], method="sample", temperature=["1"]), "is '1': write a number"),
+        (lambda model: model.generate(["a"], method="sample", temperature=np.inf), "is inf: write a number"),
+        (lambda model: model.generate(["a"], batch_size=0), "batch_size is 0: write a whole number above 0"),
+        (lambda model: model.encode(["a"], batch_size=-1), "batch_size is -1"),
+        (lambda model: model.generate(None), "texts is None, of type NoneType: write a string or a list of strings"),
+        (lambda model: model.generate(b"a"), "texts is b'a', of type bytes"),
+        (lambda model: model.generate(["a", 5]), r"texts\[1\] is 5, of type int: write a string"),
+        (lambda model: model.encode(["a", "\udce9"]), r"texts\[1\] is not UTF-8: it has the byte 0xe9"),
+        (lambda model: model.score(["a"], [None]), r"targets\[0\] is None"),
+        (lambda model: model.score([1], ["a"]), r"inputs\[0\] is 1"),
+        (lambda model: model.generate(["a"], forced=[3]), r"forced\[0\] is 3"),
+        (lambda model: model.generate("a", min_length=129), "min_length is 129, and max_length 128"),
+        (lambda model: model.generate("a", min_length=9, max_length=8), "min_length is 9 and max_length 8"),
         (lambda model: model.score(["a"], ["b", "c"]), "1 inputs for 2 texts"),
         (lambda model: model.score(None, ["b"]), "scores targets given inputs"),
         (lambda model: predictor(vocabulary=None).generate("a"), "doesn't say which vocabulary"),

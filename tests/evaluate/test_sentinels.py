@@ -40,22 +40,72 @@ def test_decode_names_sentinels_and_stops_at_eos(vocabulary):
     assert sentinels.decode(vocabulary, ids).replace(" ", "") == "<extra_id_0>house<extra_id_1>"
 
 
-@BOTH
-def test_fill_puts_each_span_in_its_place(vocabulary):
-    inputs = [*sentinels.encode(vocabulary, "Thank you <extra_id_0> me to your party <extra_id_1> week."), 1]
-    space = " " if vocabulary is PIECES else ""  # is part of a piece, but a byte of its own
-    answer = f"<extra_id_0>{space}for inviting<extra_id_1>{space}last<extra_id_2>"
-    answer = [*sentinels.encode(vocabulary, answer), 1]
-    assert sentinels.fill(vocabulary, inputs, answer) == ("Thank you for inviting me to your party last week.", [])
+def answer_of(vocabulary, spans):
+    """As a model writes it: `{number: text}`."""
+    return [
+        token for number, text in spans.items() for token in (sentinel(vocabulary, number), *vocabulary.encode(text))
+    ]
 
 
 @BOTH
-def test_fill_leaves_what_the_answer_lacks_and_takes_what_is_empty(vocabulary):
-    inputs = sentinels.encode(vocabulary, "One <extra_id_0> two <extra_id_1> three <extra_id_2> four")
-    answer = [sentinel(vocabulary, 2), sentinel(vocabulary, 0), *vocabulary.encode("and")]
-    text, missing = sentinels.fill(vocabulary, inputs, answer)
-    assert " ".join(text.split()) == "One and two <extra_id_1> three four"
-    assert missing == ["<extra_id_1>"]
+@pytest.mark.parametrize("space", ["", " "])
+def test_fill_puts_each_span_in_its_place(vocabulary, space):
+    answer = answer_of(vocabulary, {0: f"{space}for inviting{space}", 1: f"{space}last", 2: ""})
+    text = "Thank you <extra_id_0> me to your party <extra_id_1> week."
+    filled = ("Thank you for inviting me to your party last week.", [])
+    assert sentinels.fill(vocabulary, text, [*answer, 1]) == filled
+
+
+@BOTH
+def test_fill_changes_nothing_else(vocabulary):
+    text = " 猫  and\u2028 {} <extra_id_0>,\t\x0b x(<extra_id_1>)  <extra_id_0> … \n"
+    filled, missing = sentinels.fill(vocabulary, text, answer_of(vocabulary, {0: "a dog", 1: "b"}))
+    assert filled == text.replace("<extra_id_0>", "a dog").replace("<extra_id_1>", "b")
+    assert missing == []
+
+
+@BOTH
+def test_fill_leaves_what_the_answer_lacks(vocabulary):
+    answer = answer_of(vocabulary, {2: "", 0: "and"})
+    text = "One <extra_id_0> two <extra_id_1> three <extra_id_2> four <extra_id_3> <extra_id_1>"
+    filled, missing = sentinels.fill(vocabulary, text, answer)
+    assert filled == "One and two <extra_id_1> three four <extra_id_3> <extra_id_1>"
+    assert missing == ["<extra_id_1>", "<extra_id_3>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("a <extra_id_0> b", "a b"),
+        ("a  <extra_id_0> b", "a  b"),
+        ("a <extra_id_0>.", "a."),
+        ("a <extra_id_0> , b", "a , b"),
+        ("a <extra_id_0>", "a"),
+        ("<extra_id_0> b", "b"),
+        ("(<extra_id_0> b)", "(b)"),
+        ("a <extra_id_0> <extra_id_1> b", "a b"),
+        ("a <extra_id_0><extra_id_1>.", "a."),
+        ("a <extra_id_0>\nb", "a\nb"),
+        ("a<extra_id_0> b", "a b"),
+        ("a<extra_id_0>b", "ab"),
+    ],
+)
+def test_an_empty_span_leaves_no_gap(text, filled):
+    assert sentinels.fill(PIECES, text, answer_of(PIECES, {0: "", 1: ""})) == (filled, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"ab\xff".decode(errors="surrogateescape"), "Line 3 is not UTF-8: it has the byte 0xff at place 2"),
+        ("\ud83d", r"half a character, '\\ud83d', at place 0"),
+        (5, "Line 3 is 5, of type int: write a string"),
+    ],
+)
+def test_what_has_no_form_in_utf_8_is_refused(text, words):
+    sentinels.check_text("\U0001f600", "Line 3")
+    with pytest.raises(UserError, match=words):
+        sentinels.check_text(text, "Line 3")
 
 
 def test_a_sentinel_that_the_vocabulary_lacks_is_refused():
