@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_mini import config_checks
 from t5x_mini.errors import UserError
-from t5x_mini.evaluate import decoding_options, row_batches, sentinels
+from t5x_mini.evaluate import arguments, decoding_options, row_batches, sentinels
 from t5x_mini.evaluate.row_batches import Ids, bucket, own_rows, padded
 from t5x_mini.feed.convert import convert
 from t5x_mini.model import decoding, encoding, scoring, transformer
@@ -159,8 +158,12 @@ class Predictor:
         Raises:
             UserError: for options that don't exist or don't go together; for texts that aren't strings.
         """
-        texts = _as_list(texts, "texts")
-        per_row = None if temperature is None or np.ndim(temperature) == 0 else _each(temperature, texts, "temperature")
+        texts = arguments.as_list(texts, "texts")
+        per_row = (
+            None
+            if temperature is None or np.ndim(temperature) == 0
+            else arguments.each(temperature, texts, "temperature")
+        )
         config, several = decoding_options.make(
             method=method,
             num_decodes=num_decodes,
@@ -172,7 +175,11 @@ class Predictor:
             length_penalty=length_penalty,
             seed=seed,
         )
-        begun = None if forced is None else list(map(self._ids, _as_list(_each(forced, texts, "forced"), "forced")))
+        begun = (
+            None
+            if forced is None
+            else list(map(self._ids, arguments.as_list(arguments.each(forced, texts, "forced"), "forced")))
+        )
         answers = self.generate_ids(
             self.inputs(texts),
             config,
@@ -197,12 +204,12 @@ class Predictor:
         Raises:
             UserError: where there are not as many inputs as targets; for an encoder-decoder without inputs.
         """
-        targets = _as_list(targets, "targets")
+        targets = arguments.as_list(targets, "targets")
         if inputs is None and self.config.has_encoder:
             raise UserError("An encoder-decoder scores targets given inputs: score(inputs, targets).")
         examples = {"targets": [[*self._ids(text), *self._end] for text in targets]}
         if inputs is not None:
-            examples["inputs"] = self.inputs(_each(_as_list(inputs, "inputs"), targets, "inputs"))
+            examples["inputs"] = self.inputs(arguments.each(arguments.as_list(inputs, "inputs"), targets, "inputs"))
         return self.score_ids(examples, batch_size=batch_size)
 
     def encode(self, texts: str | Sequence[str], *, batch_size: int = BATCH_SIZE) -> list[np.ndarray]:
@@ -210,7 +217,7 @@ class Predictor:
 
         The encoder's output; of a decoder-only model, the decoder's last hidden states (`model/encoding.py`).
         """
-        inputs = self.inputs(_as_list(texts, "texts"))
+        inputs = self.inputs(arguments.as_list(texts, "texts"))
 
         def run(rows: list[int], share: int, number: int) -> list[np.ndarray]:
             chosen = [inputs[row] for row in rows]
@@ -268,7 +275,7 @@ class Predictor:
         Raises:
             UserError: for a temperature that can't be; a `min_length` above the answers' length.
         """
-        _check_temperature(temperature)
+        arguments.check_temperature(temperature)
 
         def run(rows: list[int], share: int, number: int) -> list[Answer]:
             chosen = [inputs[row] for row in rows]
@@ -325,7 +332,7 @@ class Predictor:
         if config.method == "sample" and temperature is None:
             temperature = [config.temperature]
         if temperature is not None:
-            _check_temperature(temperature)
+            arguments.check_temperature(temperature)
             batch["temperature"] = np.resize(np.asarray(temperature, np.float32), rows)
         # Seed and temperature are arguments, so that others need no other program.
         how = dataclasses.replace(config, seed=0, temperature=1.0)
@@ -375,8 +382,7 @@ class Predictor:
         """What `run(rows, share, number)` gives for each row, in the rows' order. The longest rows go first."""
         if jax.process_count() > 1:
             raise UserError("With several processes, `t5x-mini infer` shares the rows, or Predictor.decode.")
-        if not config_checks.fits(batch_size, int) or batch_size < 1:
-            raise UserError(f"batch_size is {batch_size!r}: write a whole number above 0.")
+        arguments.check_batch_size(batch_size)
         found: dict[int, T] = {}
         batches = row_batches.batches(lengths, batch_size, self._partitioner.row_ways)
         for number, (rows, share) in enumerate(batches):
@@ -424,28 +430,3 @@ def _answer(tokens: np.ndarray, scores: np.ndarray) -> Answer:
     answers = [[token for token in ids if token > 0] for ids in tokens.tolist()]
     found = [place for place, ids in enumerate(answers) if ids or scores[place] > NEG_INF] or [0]
     return Answer([answers[place] for place in found], scores[found].tolist())
-
-
-def _as_list(texts: str | Iterable[str], name: str) -> list[str]:
-    if not isinstance(texts, str | Iterable) or isinstance(texts, bytes):
-        raise UserError(
-            f"{name} is {texts!r:.60}, of type {type(texts).__name__}: write a string or a list of strings."
-        )
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    for place, text in enumerate(texts):
-        sentinels.check_text(text, f"{name}[{place}]")
-    return texts
-
-
-def _check_temperature(temperature: Sequence[float] | None) -> None:
-    for row, value in enumerate([] if temperature is None else temperature):
-        if not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
-            raise UserError(f"temperature[{row}] is {value!r}: write a number that is 0 or more, and not infinite.")
-
-
-def _each(values: Any, texts: Sequence[str], name: str) -> list[Any]:
-    """A value for each text: the one there is, or as many as there are texts."""
-    values = [values] * len(texts) if isinstance(values, str) or np.ndim(values) == 0 else list(values)
-    if len(values) != len(texts):
-        raise UserError(f"There are {len(values)} {name} for {len(texts)} texts. Give one for each.")
-    return values
