@@ -84,7 +84,7 @@ def without_padding(logits, tokens, place):
     return logits.at[:, 0].set(-jnp.inf)
 
 
-@pytest.mark.parametrize("architecture", ["encoder_decoder", "prefix_lm"])
+@pytest.mark.parametrize("architecture", ["encoder_decoder", pytest.param("prefix_lm", marks=pytest.mark.slow)])
 def test_with_beams_enough_finds_all_answers_in_order(architecture):
     """Words are 2 and 3; answers have up to 3 of them and EOS."""
     config, length, alpha = tiny.model(architecture, vocab_size=4), 4, 0.9

@@ -85,7 +85,7 @@ def test_rows_of_the_cache_can_be_taken_in_another_order():
     np.testing.assert_allclose(made, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_many_rows_are_encoded_as_few_are(scan):
     """More rows than a CPU encodes at once."""
     config = tiny.model("encoder_decoder", scan_layers=scan)

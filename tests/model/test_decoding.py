@@ -139,7 +139,11 @@ def words_only(logits, tokens, place):
         ("encoder_decoder", DecodingConfig()),
         ("encoder_decoder", DecodingConfig(method="beam", num_decodes=3, length_penalty=0.0)),
         ("causal_lm", DecodingConfig(method="sample", num_decodes=3, temperature=2.0, top_k=20)),
-        ("prefix_lm", DecodingConfig(method="beam", num_decodes=3, length_penalty=0.0)),
+        pytest.param(
+            "prefix_lm",
+            DecodingConfig(method="beam", num_decodes=3, length_penalty=0.0),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_scores_are_those_of_the_answers_as_targets(architecture, decoding):
