@@ -53,6 +53,11 @@ def from_disk(tree: Tree, like: State) -> State:
     return jax.tree.unflatten(structure, leaves)
 
 
+def shapes_by_name(state: State) -> dict[str, tuple[int, ...]]:
+    """The shape of every array on disk, by its name there; of a state of arrays or of their shapes."""
+    return {name: array.shape for name, array in flatten(jax.eval_shape(to_disk, state)).items()}
+
+
 def names_on_disk(state: State) -> list[tuple[str, ...]]:
     """For each array of the state, in `jax.tree.leaves`' order: its name on disk, or the names of its layers."""
     return [of_layers(name, leaf) for name, leaf in _named_leaves(state)[0]]

@@ -175,7 +175,7 @@ class Checkpoints:
                 f"data, so no run can go on in its folder. Start a run of its own from it: "
                 f"--gin.INITIAL_CHECKPOINT_PATH={self.directory.parent} --gin.MODEL_DIR=runs/another_name"
             )
-        wanted = {name: array.shape for name, array in layout.flatten(jax.eval_shape(layout.to_disk, shapes)).items()}
+        wanted = layout.shapes_by_name(shapes)
         if saved != wanted:
             missing, extra = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
             reshaped = [
@@ -185,9 +185,7 @@ class Checkpoints:
             ]
             raise UserError(
                 f"The checkpoint {self.directory / str(step)} does not fit this run's optimiser:\n"
-                f"    {len(missing)} arrays are not in it{_first(missing)}\n"
-                f"    {len(extra)} arrays are not wanted{_first(extra)}\n"
-                f"    {len(reshaped)} arrays have another shape{_first(reshaped)}\n"
+                f"{run_item.array_differences(missing, extra, reshaped)}\n"
                 "Go back to the optimiser that saved it (RunConfig.optimizer in the run's config.gin, and its FROZEN), "
                 "or choose a new folder: --gin.MODEL_DIR=runs/another_name"
             )
@@ -231,7 +229,3 @@ def _steps(folder: epath.Path) -> list[int]:
 
 def _with_sharding(state: TrainState) -> TrainState:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-
-
-def _first(names: list[str]) -> str:
-    return f", {names[0]} for one" if names else ""

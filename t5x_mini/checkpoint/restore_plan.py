@@ -117,7 +117,7 @@ def load_params(
 
 def _shapes(**parts: Mapping[str, Any]) -> dict[str, Shape]:
     """Shapes on disk of parts of a state."""
-    return {name: array.shape for name, array in layout.flatten(jax.eval_shape(layout.to_disk, parts)).items()}
+    return layout.shapes_by_name(parts)
 
 
 def _take_params(
@@ -214,9 +214,7 @@ def _take_optimizer(
     if missing or extra or reshaped:
         raise UserError(
             f"The optimiser state in the checkpoint {source.origin.path} is not of this run's optimiser:\n"
-            f"    {len(missing)} arrays are not in it{_first(missing)}\n"
-            f"    {len(extra)} arrays are not wanted{_first(extra)}\n"
-            f"    {len(reshaped)} arrays have another shape{_first(reshaped)}\n"
+            f"{run_item.array_differences(missing, extra, reshaped)}\n"
             "Go back to the optimiser that saved it (RunConfig.optimizer in its run's config.gin), or begin with a "
             "fresh state: --gin.RESET_OPTIMIZER=True"
         )
@@ -270,10 +268,6 @@ def _afresh(names: Sequence[str]) -> str:
 
 def _bare(name: str) -> str:
     return name.removeprefix("params/")
-
-
-def _first(names: Sequence[str]) -> str:
-    return f", {names[0]} for one" if names else ""
 
 
 # Reading

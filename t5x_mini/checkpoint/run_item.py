@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_mini.errors import UserError
@@ -89,6 +89,16 @@ def model_differences(saved: TransformerConfig, now: TransformerConfig) -> dict[
         if field.name not in free
     }
     return {name: (one, other) for name, (one, other) in both.items() if one != other}
+
+
+def array_differences(missing: Sequence[str], extra: Sequence[str], reshaped: Sequence[str]) -> str:
+    """Three lines of an error: how many arrays a checkpoint lacks, has besides, and has in another shape."""
+
+    def line(arrays: Sequence[str], what: str) -> str:
+        return f"    {len(arrays)} arrays {what}" + (f", {arrays[0]} for one" if arrays else "")
+
+    lines = (line(missing, "are not in it"), line(extra, "are not wanted"), line(reshaped, "have another shape"))
+    return "\n".join(lines)
 
 
 def check_vocabulary(path: str, trained_on: str | None, now: str | None) -> None:

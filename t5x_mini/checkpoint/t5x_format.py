@@ -327,8 +327,8 @@ def _layers(stack: str, shapes: Mapping[str, Shape]) -> int:
 
 
 def _check_parameters(path: str, shapes: Mapping[str, Shape], model: TransformerConfig) -> None:
-    tree = jax.eval_shape(layout.to_disk, {"params": transformer.param_shapes(model)})
-    wanted = {name: tuple(shape.shape) for name, shape in layout.flatten(tree["params"]).items()}
+    on_disk = layout.shapes_by_name({"params": transformer.param_shapes(model)})
+    wanted = {name.removeprefix("params/"): shape for name, shape in on_disk.items()}
     for names, what in ((wanted.keys() - shapes.keys(), "lacks"), (shapes.keys() - wanted.keys(), "has besides")):
         if names:
             raise UserError(f"{path} holds no T5 as it is known here: it {what} {', '.join(sorted(names)[:3])}.")

@@ -19,6 +19,7 @@ import numpy as np
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import arguments, decoding_options, row_batches, sentinels
 from t5x_mini.evaluate.row_batches import Ids, bucket, own_rows, padded
+from t5x_mini.feed.config import ends_inputs
 from t5x_mini.feed.convert import convert
 from t5x_mini.model import decoding, encoding, scoring, transformer
 from t5x_mini.model.beam_search import NEG_INF
@@ -103,13 +104,11 @@ class Predictor:
         """
         self.config = dataclasses.replace(config, scan_layers=True, dropout_rate=0.0, remat="none")
         self.vocabulary = vocabulary
-        self.input_length = (feature_lengths or {}).get("inputs", INPUT_LENGTH)
-        self.max_length = MAX_LENGTH
-        self.ends_inputs = config.architecture != "causal_lm"
+        self.input_length, self.max_length = INPUT_LENGTH, MAX_LENGTH
+        self.ends_inputs = ends_inputs(config.architecture, feature_lengths)
         if feature_lengths:
             self.input_length = feature_lengths.get("inputs", feature_lengths["targets"])
             self.max_length = feature_lengths["targets"]
-            self.ends_inputs = "inputs" in feature_lengths
         self._partitioner = _over_mesh(partitioner)
         self._shardings = param_shardings(self._partitioner, config)
         self._params = jax.device_put(dict(params), self._shardings)

@@ -57,3 +57,13 @@ class FeedConfig:
     tokens_dir: str = "tokens"
     prefetch: int = 2
     seed: int = 0
+
+
+def ends_inputs(architecture: str, feature_lengths: Mapping[str, int] | None) -> bool:
+    """Whether a model's inputs end with EOS: where training had inputs, they did.
+
+    Args:
+        architecture: counts where nothing is known of the training: a causal LM is then taken for one of targets alone.
+        feature_lengths: TASK_FEATURE_LENGTHS of training; None: not known.
+    """
+    return "inputs" in feature_lengths if feature_lengths else architecture != "causal_lm"

@@ -13,6 +13,7 @@ from typing import Any
 
 from t5x_mini.checkpoint.huggingface import tokenizer_files
 from t5x_mini.checkpoint.source import Origin
+from t5x_mini.feed.config import ends_inputs
 from t5x_mini.tasks.vocabularies import EOS_ID, PAD_ID, UNK_ID, ByteVocabulary, Vocabulary
 
 _SPECIAL = {"<pad>": PAD_ID, "</s>": EOS_ID, "<unk>": UNK_ID}
@@ -34,7 +35,7 @@ def write_tokenizer(folder: pathlib.Path, vocabulary: Vocabulary, origin: Origin
     else:
         tokenizer_files.write_tokenizer(folder, vocabulary)
         tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer["post_processor"] = _template(_ends_inputs(origin))
+    tokenizer["post_processor"] = _template(ends_inputs(origin.model.architecture, origin.feature_lengths))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<pad>",
@@ -49,13 +50,6 @@ def write_tokenizer(folder: pathlib.Path, vocabulary: Vocabulary, origin: Origin
     for name, content in (("tokenizer.json", tokenizer), ("tokenizer_config.json", config)):
         text = json.dumps(content, ensure_ascii=False, indent=2)
         (folder / name).write_text(text + "\n", encoding="utf-8")
-
-
-def _ends_inputs(origin: Origin) -> bool:
-    """As `Predictor`: where nothing is known of the training, a causal LM is taken for one of targets alone."""
-    if origin.feature_lengths:
-        return "inputs" in origin.feature_lengths
-    return origin.model.architecture != "causal_lm"
 
 
 def _template(ends_inputs: bool) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
-
 from t5x_mini.checkpoint import layout
 from t5x_mini.model import transformer
 from t5x_mini.model.config import TransformerConfig
@@ -77,8 +75,7 @@ def stored(name: str) -> Stored:
 
 def disk_shapes(model: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter, by its name on our disk."""
-    on_disk = jax.eval_shape(layout.to_disk, {"params": transformer.param_shapes(model)})
-    return {name: array.shape for name, array in layout.flatten(on_disk).items()}
+    return layout.shapes_by_name({"params": transformer.param_shapes(model)})
 
 
 def _in_block(stack: str, block: str, part: str, leaf: str) -> Stored:
