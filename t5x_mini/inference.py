@@ -10,7 +10,8 @@ import jax
 from t5x_mini.checkpoint.restore_plan import load_params
 from t5x_mini.checkpoint.source import Origin, Source, open_source
 from t5x_mini.errors import UserError
-from t5x_mini.evaluate.predictor import Predictor, param_shardings
+from t5x_mini.evaluate.id_predictor import param_shardings
+from t5x_mini.evaluate.predictor import Predictor
 from t5x_mini.model import transformer
 from t5x_mini.parallel.config import PartitioningConfig
 from t5x_mini.parallel.mesh import make_mesh

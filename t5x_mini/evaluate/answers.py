@@ -1,31 +1,71 @@
 """What a model answers to a text-to-text task, scored by the task's metrics.
 
+A task with labels is answered by the label that is likeliest: the sum of its tokens' log-probabilities given the input,
+EOS included. FLAN and T0 call that rank classification, and their evaluation in T5X does the same. Others, and all
+where RANK_CLASSIFICATION is False, are decoded, as the run's DecodingConfig says: greedily by default.
+
 Rows are read from the task's source and written out here, in their order: metrics such as SQuAD's need the row that an
 answer belongs to, which no feed keeps.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
+import numpy as np
 
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import metrics, postprocessors
-from t5x_mini.evaluate.predictor import EOS_ID, Predictor
+from t5x_mini.evaluate.id_predictor import IdPredictor
+from t5x_mini.evaluate.row_batches import Ids, cut
 from t5x_mini.feed import feeds
 from t5x_mini.feed.config import FeedConfig
-from t5x_mini.model.config import DecodingConfig
 from t5x_mini.tasks import registry, sources
 from t5x_mini.tasks.definitions import Row, TextToTextTask
 from t5x_mini.tasks.text_to_text import write_row
-from t5x_mini.tasks.vocabularies import Vocabulary
+from t5x_mini.tasks.vocabularies import EOS_ID, Vocabulary
 from t5x_mini.train.run import Run
 
-Ids = Sequence[int]
-Decode = Callable[[Sequence[Ids]], Sequence[Ids]]
-"""From the ids of all inputs to those of what a model writes for each."""
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What a model is asked.
+
+    Attributes:
+        task: that the row is of.
+        row: as the source has it.
+        inputs: text that the model reads.
+        target: text that it should write.
+        ids: of the inputs, as the model takes them.
+    """
+
+    task: TextToTextTask
+    row: Row
+    inputs: str
+    target: str
+    ids: Ids
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """One row of a task with a model's answer.
+
+    Attributes:
+        row: as the source has it.
+        inputs: text that the model read.
+        target: text that it should have written.
+        prediction: what it wrote, or the likeliest label.
+        scores: the log-probability of each label, in nats; None where the answer was decoded.
+    """
+
+    row: Row
+    inputs: str
+    target: str
+    prediction: str
+    scores: Mapping[str, float] | None = None
 
 
 def scored_tasks(names: Iterable[str], feed: FeedConfig) -> list[TextToTextTask]:
@@ -41,32 +81,36 @@ def scored_tasks(names: Iterable[str], feed: FeedConfig) -> list[TextToTextTask]
     return tasks
 
 
-def greedy_decoder(run: Run, params: Mapping[str, jax.Array]) -> Decode:
-    """Greedy decoding with these parameters, as long as the run's targets."""
-    lengths = run.config.feed.task_feature_lengths
-    predictor = Predictor(params, run.config.model, None, run.partitioner, feature_lengths=lengths)
-
-    def decode(inputs: Sequence[Ids]) -> list[Ids]:
-        found = predictor.generate_ids(inputs, DecodingConfig(), batch_size=run.eval_rows)
-        return [answer.ids[0] for answer in found]
-
-    return decode
+def make_predictor(run: Run, params: Mapping[str, jax.Array] | None = None) -> IdPredictor:
+    """For the run's tasks: answers are as long as its targets at most. Without `params`, they are set later."""
+    return IdPredictor(params, run.config.model, run.partitioner, feature_lengths=run.config.feed.task_feature_lengths)
 
 
-def score(
-    run: Run, decode: Decode, task: TextToTextTask, split: str, max_batches: int | None = None
-) -> dict[str, float]:
-    """The task's metrics of the answers to the first `max_batches` batches of rows (None: all).
+def answer_split(
+    run: Run, predictor: IdPredictor, task: TextToTextTask, split: str, limit: int | None = None
+) -> list[Answered]:
+    """The answers to the first `limit` rows of a split (None: all), which need no labels. All hosts call it.
 
     Raises:
-      UserError: the split has no rows, or no labels.
+      UserError: there is no such split.
     """
-    feed, skipped = run.config.feed, sources.Skipped()
-    rows = read(task, split, None if max_batches is None else max_batches * run.eval_rows, skipped)
-    scores = measure(task, answer(decode, rows, feeds.vocabulary(feed), feed), split)
-    if skipped:
-        print(f"{task.name}, {split}: not scored: {skipped}")
-    return scores
+    return answer(run, predictor, ask(run, task, split, limit), progress=f"{task.name}, {split}")
+
+
+def ask(
+    run: Run, task: TextToTextTask, split: str, limit: int | None = None, skipped: sources.Skipped | None = None
+) -> list[Question]:
+    """The first `limit` rows of a split as the model takes them: tokenised, and cut where the feeds cut them."""
+    vocabulary, length = feeds.vocabulary(run.config.feed), run.config.feed.task_feature_lengths.get("inputs")
+
+    def ids(text: str) -> Ids:
+        # Without inputs it is a language model, which writes its answers from nothing.
+        return cut([*vocabulary.encode(text), EOS_ID], length) if length else []
+
+    return [
+        Question(task, row, texts["inputs"], texts["targets"], ids(texts["inputs"]))
+        for row, texts in read(task, split, limit, skipped)
+    ]
 
 
 def read(
@@ -88,46 +132,101 @@ def read(
 
 
 def answer(
-    decode: Decode,
-    rows: Iterable[tuple[Row, Mapping[str, str]]],
-    vocabulary: Vocabulary,
-    feed: FeedConfig,
-) -> list[tuple[Row, str, str]]:
-    """(row, target, what the model writes) for each row, both as text. `feed` says where inputs are cut.
-
-    All rows are decoded at once, so that those of similar length can share a batch.
-    """
-    rows, limit = list(rows), feed.task_feature_lengths.get("inputs")
-    # Without inputs it is a language model, which writes its answers from nothing.
-    inputs = [[*vocabulary.encode(texts["inputs"]), EOS_ID] if limit else [] for _, texts in rows]
-    written = decode([cut(ids, limit) for ids in inputs])
-    return [(row, texts["targets"], vocabulary.decode(ids)) for (row, texts), ids in zip(rows, written, strict=True)]
-
-
-def cut(ids: Ids, limit: int | None) -> list[int]:
-    """The first `limit` ids (None: all); what ends in EOS still does, as in the feeds."""
-    if limit is None or len(ids) <= limit:
-        return list(ids)
-    return [*ids[: limit - 1], EOS_ID] if ids[-1] == EOS_ID else list(ids[:limit])
+    run: Run, predictor: IdPredictor, questions: Sequence[Question], progress: str = "answers"
+) -> list[Answered]:
+    """An answer to each question, in their order. They may be of several tasks, and are then answered together: rows of
+    similar length share a batch, and the fewest programs are compiled."""
+    vocabulary = feeds.vocabulary(run.config.feed)
+    ranked = run.config.evaluate.rank_classification
+    places = {True: [], False: []}
+    for place, question in enumerate(questions):
+        places[ranked and has_labels(question.task)].append(place)
+    found: dict[int, Answered] = {}
+    for is_ranked, rows in places.items():
+        chosen = [questions[row] for row in rows]
+        how = _rank if is_ranked else _decode
+        if chosen:
+            found.update(zip(rows, how(run, predictor, chosen, vocabulary, progress), strict=True))
+    return [found[place] for place in range(len(questions))]
 
 
-def measure(task: TextToTextTask, answers: Iterable[tuple[Row, str, str]], split: str) -> dict[str, float]:
-    """The task's metrics of `answer`'s triples, in per cent.
+def has_labels(task: TextToTextTask) -> bool:
+    """Whether the task's answers are one of a few texts."""
+    return task.postprocessor == "label" and bool(task.labels)
 
-    Raises:
-      UserError: there are none, or no row has a label.
-    """
+
+def _rank(
+    run: Run, predictor: IdPredictor, questions: Sequence[Question], vocabulary: Vocabulary, progress: str
+) -> Iterator[Answered]:
+    labels = {label for question in questions for label in question.task.labels}
+    ids = {label: [*vocabulary.encode(label), EOS_ID] for label in labels}
+    found = predictor.score_choices(
+        [question.ids for question in questions],
+        [[ids[label] for label in question.task.labels] for question in questions],
+        batch_size=batch_size(run, max(len(question.ids) for question in questions)),
+        progress=progress,
+    )
+    for question, scores in zip(questions, found, strict=True):
+        labels = question.task.labels
+        prediction = labels[int(np.argmax(scores))]
+        yield Answered(
+            question.row, question.inputs, question.target, prediction, dict(zip(labels, scores, strict=True))
+        )
+
+
+def _decode(
+    run: Run, predictor: IdPredictor, questions: Sequence[Question], vocabulary: Vocabulary, progress: str
+) -> Iterator[Answered]:
+    size = batch_size(run, max(len(question.ids) for question in questions))
+    ids = [question.ids for question in questions]
+    found = predictor.generate_ids(ids, run.config.decoding, batch_size=size, progress=progress)
+    for question, written in zip(questions, found, strict=True):
+        yield Answered(question.row, question.inputs, question.target, vocabulary.decode(written.ids[0]))
+
+
+def batch_size(run: Run, longest: int) -> int:
+    """Rows of a batch: as many tokens as a microbatch of training has, in rows that are `longest` at most."""
+    length = run.config.feed.task_feature_lengths.get("inputs", 0)
+    rows = run.eval_rows * length // max(longest, 1)
+    return max(run.eval_rows, 1 << rows.bit_length() >> 1)
+
+
+def targets_of(task: TextToTextTask, questions: Sequence[Question] | Sequence[Answered]) -> list:
+    """What the task's metrics take as targets; all -1 where the split has no labels."""
     postprocess = postprocessors.by_name(task.postprocessor)
-    pairs = [
-        (postprocess(target, row, True, task), postprocess(written, row, False, task))
-        for row, target, written in answers
-    ]
-    if not pairs:
+    return [postprocess(question.target, question.row, True, task) for question in questions]
+
+
+def predictions_of(task: TextToTextTask, answered: Sequence[Answered]) -> list:
+    """What the task's metrics take as predictions."""
+    postprocess = postprocessors.by_name(task.postprocessor)
+    return [postprocess(one.prediction, one.row, False, task) for one in answered]
+
+
+def check_labels(task: TextToTextTask, questions: Sequence[Question] | Sequence[Answered], split: str) -> None:
+    """Raises UserError unless there are rows to score, with labels."""
+    if not questions:
         raise UserError(f"The split {split!r} of {task.name} has no rows to score.")
-    targets, predictions = (list(values) for values in zip(*pairs, strict=True))
-    if all(target == -1 for target in targets):
+    if all(isinstance(target, int | float) and target == -1 for target in targets_of(task, questions)):
         raise UserError(
             f"The rows of {task.name}'s split {split!r} have no labels, so there is nothing to score. "
             "`t5x-mini infer` writes the model's answers."
         )
+
+
+def measure(task: TextToTextTask, answered: Sequence[Answered], split: str) -> dict[str, float]:
+    """The task's metrics of the answers, in per cent.
+
+    Raises:
+      UserError: there are none, or no row has a label.
+    """
+    check_labels(task, answered, split)
+    targets, predictions = targets_of(task, answered), predictions_of(task, answered)
     return {key: value for name in task.metrics for key, value in metrics.by_name(name)(targets, predictions).items()}
+
+
+def correct(task: TextToTextTask, answered: Sequence[Answered]) -> list[bool] | None:
+    """Whether each answer is right; None where answers are more or less so, as translations are."""
+    if not has_labels(task) and not {"accuracy", "exact_match"} & set(task.metrics):
+        return None
+    return [a == b for a, b in zip(targets_of(task, answered), predictions_of(task, answered), strict=True)]

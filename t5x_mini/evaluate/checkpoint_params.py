@@ -9,8 +9,9 @@ import jax
 from t5x_mini.train.run import Run
 
 
-def restore_params(run: Run) -> tuple[int, Mapping[str, jax.Array]]:
-    """Step and parameters of the checkpoint that the configuration names: CHECKPOINT_PATH, else MODEL_DIR's newest.
+def restore_params(run: Run, path: str | None = None) -> tuple[int, Mapping[str, jax.Array]]:
+    """Step and parameters of the checkpoint at `path`, or of the configuration's: CHECKPOINT_PATH, else MODEL_DIR's
+    newest.
 
     The step is 0 where the checkpoint doesn't say.
 
@@ -20,6 +21,6 @@ def restore_params(run: Run) -> tuple[int, Mapping[str, jax.Array]]:
     from t5x_mini.checkpoint import restore_plan  # Orbax takes a second to import
     from t5x_mini.checkpoint.source import open_source
 
-    source = open_source(run.config.evaluate.checkpoint_path or run.config.train.model_dir)
+    source = open_source(path or run.config.evaluate.checkpoint_path or run.config.train.model_dir)
     params = restore_plan.load_params(source, run.shapes.params, run.shardings.params, run.config.model, run.vocabulary)
     return source.origin.step or 0, params

@@ -1,85 +1,133 @@
-"""`t5x-mini eval`: loss, accuracy and metrics of a checkpoint on a split of its task, or of all tasks of a mixture."""
+"""Measures a model on a split again and again: the loss on its text, and the metrics of the answers.
+
+What is read is read once, and what is compiled is compiled once: parameters are arguments. Used while training, by
+`t5x-mini eval` and by `t5x-mini glue`.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-import pathlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from t5x_mini.config import RunConfig
 from t5x_mini.errors import UserError
-from t5x_mini.evaluate import answers
-from t5x_mini.evaluate.checkpoint_params import restore_params
+from t5x_mini.evaluate import answers, hosts, inference_files
+from t5x_mini.evaluate.answers import Answered, Question
 from t5x_mini.evaluate.held_out import HeldOut
-from t5x_mini.evaluate.metrics import glue_average
+from t5x_mini.evaluate.results import Results
+from t5x_mini.tasks import registry, sources
 from t5x_mini.tasks.definitions import TextToTextTask
-from t5x_mini.train.run import Run, assemble
+from t5x_mini.train.run import Run
+
+_Scored = Iterator[tuple[str, dict[str, float], Iterable[Mapping[str, Any]]]]
+"""Tasks with their metrics, and a line for each answer."""
 
 
-def evaluate(config: RunConfig) -> dict[str, Any]:
-    """Measures, prints, and writes `<split>-<step>.json`, which it returns too.
+EXAMPLES = 8  # of each task
 
-    `tasks` holds T5X's numbers by task: loss, and accuracy token by token. `metrics` holds, in per cent, those of each
-    text-to-text task that has some, of greedily decoded answers; and `glue_average`, where all of GLUE was measured.
 
-    Raises:
-        UserError: where there is no checkpoint, or no task with the split; for a metric that does not exist.
+class Evaluator:
+    """The rows of every task that has the split: all tasks of a mixture, those included that are not trained on.
+
+    EVAL_STEPS limits the batches of text that the loss is taken of, and EVAL_LIMIT the rows that are answered.
+
+    Attributes:
+        split: that is read.
+        held_out: the text that the loss is taken of; without batches where no task has the split.
+        unscored: why a task with metrics is not scored, by its name.
+        examples: of the last measurement, a few lines of each scored task, as they stand in its file of answers.
     """
-    run = assemble(config)
-    step, params = restore_params(run)
-    split = config.evaluate.split
-    held_out = HeldOut(run, split, config.train.eval_steps)
-    if not held_out.batches:
-        raise UserError(
-            f"No task of {config.feed.mixture_or_task_name} has a split '{split}'; write another: "
-            "--gin.EvaluateConfig.split=train"
-        )
-    scored = answers.scored_tasks(held_out.batches, config.feed)
-    results = {"step": step, "split": split, "tasks": held_out.measure(params), "metrics": _score(run, params, scored)}
-    average = glue_average(results["metrics"])
-    if average is not None:
-        results["glue_average"] = average
-    if jax.process_index() == 0:
-        folder = pathlib.Path(config.evaluate.eval_output_dir or pathlib.Path(config.train.model_dir) / "eval")
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{split}-{step}.json"
-        file.write_text(json.dumps(_without_nan(results), indent=1) + "\n")
-        print("\n".join([*_lines(results), f"written to {file}"]))
-    return results
+
+    def __init__(self, run: Run, split: str | None = None, *, folder: Path | None):
+        """Reads and tokenises the rows. All hosts read all rows that are answered.
+
+        Args:
+            run: the model and the tasks.
+            split: None: the configuration's, EvaluateConfig.split.
+            folder: where `inference_eval` is written, with the metrics and the answers; None: nowhere.
+
+        Raises:
+            UserError: a task names a metric or a postprocessor that does not exist; rows cannot be read.
+        """
+        config = run.config
+        self.split = split or config.evaluate.split
+        self.held_out = HeldOut(run, self.split, config.train.eval_steps)
+        self.unscored: dict[str, str] = {}
+        self.examples: dict[str, list[Mapping[str, Any]]] = {}
+        self._run, self._folder = run, folder
+        self._tasks = answers.scored_tasks(self.held_out.batches, config.feed)
+        self._questions = {task.name: self._ask(task) for task in self._tasks}
+        self._seqio_tasks = self._find_seqio_tasks()
+        self._predictor = answers.make_predictor(run)
+
+    @property
+    def scored(self) -> list[str]:
+        """The tasks whose answers are scored."""
+        return [name for name, asked in self._questions.items() if asked] + [task.name for task in self._seqio_tasks]
+
+    def measure(self, params: Mapping[str, jax.Array], step: int) -> Results:
+        """All numbers of these parameters, the same on all hosts, which call it together.
+
+        The first host writes the files. Parameters that lie as the run's do are not copied.
+
+        Raises:
+            UserError: a metric cannot be computed.
+        """
+        losses = self.held_out.measure(params)
+        self._predictor.params = params
+        scores = {}
+        for name, found, lines in itertools.chain(self._score(), self._score_seqio_tasks()):
+            scores[name], lines = found, list(lines)
+            self.examples[name] = lines[:EXAMPLES]
+            if self._folder and jax.process_index() == 0:
+                inference_files.write_answers(self._folder, name, step, lines)
+                inference_files.write_metrics(self._folder, name, step, found)
+        # A metric that draws samples gives another number on each host, and all have to decide the same by it.
+        return hosts.gather(Results(step, self.split, losses, scores))[0]
+
+    def _ask(self, task: TextToTextTask) -> list[Question]:
+        skipped = sources.Skipped()
+        questions = answers.ask(self._run, task, self.split, self._run.config.evaluate.eval_limit, skipped)
+        try:
+            answers.check_labels(task, questions, self.split)
+        except UserError as error:
+            self.unscored[task.name] = str(error)
+            return []
+        if skipped:
+            hosts.say(f"{task.name}, {self.split}: not scored: {skipped}")
+        return questions
+
+    def _find_seqio_tasks(self) -> list:
+        feed = self._run.config.feed
+        names = [name for name in self.held_out.batches if not registry.is_defined(name, feed)]
+        if not names:
+            return []
+        from t5x_mini.evaluate import seqio_scores  # TensorFlow: only for tasks that need it
+
+        return seqio_scores.find(self._run, names, self.split, self._run.config.evaluate.eval_limit)
+
+    def _score(self) -> _Scored:
+        # All tasks at once: rows of similar length share a batch, whatever they ask.
+        questions = [question for asked in self._questions.values() for question in asked]
+        answered = iter(answers.answer(self._run, self._predictor, questions, progress=f"answers, {self.split}"))
+        for task in self._tasks:
+            own = list(itertools.islice(answered, len(self._questions[task.name])))
+            if own:
+                yield task.name, answers.measure(task, own, self.split), lines(task, own)
+
+    def _score_seqio_tasks(self) -> _Scored:
+        for task in self._seqio_tasks:
+            yield task.name, *task.measure(self._predictor)
 
 
-def _score(run: Run, params: Mapping[str, jax.Array], tasks: Sequence[TextToTextTask]) -> dict[str, dict[str, float]]:
-    """Metrics of the answers, by task."""
-    if tasks and jax.process_count() > 1:
-        names = ", ".join(task.name for task in tasks)
-        if jax.process_index() == 0:
-            print(f"The answers to {names} are not scored: that is done in one process, and here are several.")
-        return {}
-    decode = answers.greedy_decoder(run, params)
-    split, batches = run.config.evaluate.split, run.config.train.eval_steps
-    return {task.name: answers.score(run, decode, task, split, batches) for task in tasks}
-
-
-def _lines(results: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for task, row in results["tasks"].items():
-        start = f"step {results['step']}: {task}, {results['split']}: "
-        loss, accuracy = row["loss_per_nonpadding_target_token"], row["accuracy"]
-        lines.append(f"{start}loss {loss:.4f} nats a token, accuracy {accuracy:.2%}")
-        if task in results["metrics"]:
-            scores = results["metrics"][task].items()
-            lines.append(f"{start}answers: " + ", ".join(f"{name} {value:.2f}" for name, value in scores))
-    if "glue_average" in results:
-        lines.append(f"step {results['step']}: GLUE average {results['glue_average']:.2f}")
-    return lines
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN, a correlation's value where all answers are the same, as null: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {name: _without_nan(part) for name, part in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+def lines(task: TextToTextTask, answered: list[Answered]) -> Iterator[dict[str, Any]]:
+    """An answer a line, with the keys of T5X and `infer`: inputs, prediction, targets, and what else is known."""
+    right = answers.correct(task, answered)
+    for place, one in enumerate(answered):
+        line: dict[str, Any] = {"inputs": one.inputs, "prediction": one.prediction, "targets": one.target}
+        if right is not None:
+            line["correct"] = right[place]
+        yield line if one.scores is None else line | {"scores": dict(one.scores)}

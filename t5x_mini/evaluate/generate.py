@@ -12,7 +12,8 @@ from typing import Any, TextIO
 from t5x_mini.checkpoint.source import open_source
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import decoding_options, sentinels
-from t5x_mini.evaluate.predictor import BATCH_SIZE, Predictor
+from t5x_mini.evaluate.id_predictor import BATCH_SIZE
+from t5x_mini.evaluate.predictor import Predictor
 from t5x_mini.inference import from_source
 from t5x_mini.model import transformer
 

@@ -7,23 +7,23 @@ import functools
 import hashlib
 import itertools
 import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
-from jax.experimental import multihost_utils
 
 from t5x_mini.checkpoint.run_item import FREE
 from t5x_mini.config import RunConfig
-from t5x_mini.errors import UserError
-from t5x_mini.evaluate import answers, infer_inputs, sentinels
+from t5x_mini.evaluate import hosts, infer_inputs, sentinels
 from t5x_mini.evaluate.checkpoint_params import restore_params
+from t5x_mini.evaluate.hosts import say
+from t5x_mini.evaluate.id_predictor import Answer
 from t5x_mini.evaluate.infer_inputs import Inputs, Row, Survey
 from t5x_mini.evaluate.infer_output import Output
-from t5x_mini.evaluate.predictor import Answer, Predictor, bucket
+from t5x_mini.evaluate.predictor import Predictor
+from t5x_mini.evaluate.progress import progress_bar
+from t5x_mini.evaluate.row_batches import bucket, cut
 from t5x_mini.feed import feeds
 from t5x_mini.model.config import DecodingConfig
 from t5x_mini.tasks import sources
@@ -68,18 +68,18 @@ def infer(config: RunConfig) -> list[pathlib.Path]:
         path = folder / f"{inputs.name}{'' if step is None else f'-{step}'}.jsonl"
         output = Output(path, made_from, survey.rows, jax.process_index(), jax.process_count())
         files.append(path)
-        done = _on_first_host(functools.partial(output.prepare, run.eval_rows))
+        done = hosts.on_first(functools.partial(output.prepare, run.eval_rows))
         if done == survey.rows:
-            _say(f"{path} is complete; to write it again, remove it: rm {path}*")
+            say(f"{path} is complete; to write it again, remove it: rm {path}*")
             continue
         _tell(inputs, survey, limit)
         decode = decode or decoder(run, restore_params(run)[1], decoding)
         output.open(done)
         answer_rows(inputs, survey, output, decode, line_of, run.eval_rows, limit)
-        _wait_for_all_hosts(f"{path} is written")
+        hosts.wait_for_all(f"{path} is written")
         if jax.process_index() == 0:
             output.finish()
-        _say(f"written to {path}")
+        say(f"written to {path}")
     return files
 
 
@@ -102,13 +102,12 @@ def answer_rows(
     limit: int,
 ) -> None:
     """Decodes all rows that `output` has not got, batch by batch, and writes each batch before the next."""
-    hosts, host = jax.process_count(), jax.process_index()
-    share = rows_a_batch // hosts
+    host, share = jax.process_index(), rows_a_batch // jax.process_count()
     rows = itertools.islice(inputs.read(sources.Skipped()), output.done, survey.rows)
-    with _progress(inputs.name, output.done, survey.rows) as bar:
+    with progress_bar(inputs.name, survey.rows, done=output.done) as bar:
         for first in range(output.done, survey.rows, rows_a_batch):
             batch = list(itertools.islice(rows, rows_a_batch))
-            ids = [answers.cut(row.ids, limit) for row in batch]
+            ids = [cut(row.ids, limit) for row in batch]
             length = bucket(max(map(len, ids)), limit)  # of all hosts' rows: they compile one program
             own = slice(host * share, (host + 1) * share)
             found = decode(ids[own], length, first // rows_a_batch)
@@ -152,49 +151,9 @@ def _checkpoint(run: Run) -> tuple[int | None, dict[str, Any]]:
 
 def _tell(inputs: Inputs, survey: Survey, limit: int) -> None:
     if survey.cut:
-        _say(
+        say(
             f"{inputs.name}: {survey.cut:,} of {survey.rows:,} inputs are longer than {limit} tokens and are cut, the "
             f"first at {survey.first_cut}; the longest has {survey.longest:,}. TASK_FEATURE_LENGTHS sets the limit."
         )
     if survey.skipped:
-        _say(f"{inputs.name}: {survey.skipped}")
-
-
-def _say(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)
-
-
-def _progress(name: str, done: int, rows: int) -> tqdm.tqdm:
-    """A bar with the time that is left; in a log file a line every 10 seconds."""
-    return tqdm.tqdm(
-        desc=name,
-        total=rows,
-        initial=done,
-        unit=" rows",
-        dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 10,
-        disable=jax.process_index() > 0,
-    )
-
-
-def _wait_for_all_hosts(reason: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(reason)
-
-
-def _on_first_host(function: Callable[[], int]) -> int:
-    """What the function gives on the first host. Where it raises UserError there, all of them do."""
-    value, error = -1, None
-    if jax.process_index() == 0:
-        try:
-            value = function()
-        except UserError as raised:
-            error = raised
-    if jax.process_count() > 1:
-        value = int(multihost_utils.broadcast_one_to_all(np.int32(value)))
-    if error:
-        raise error
-    if value < 0:
-        raise UserError("Nothing is written; the first host says why.")
-    return value
+        say(f"{inputs.name}: {survey.skipped}")

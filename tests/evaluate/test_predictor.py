@@ -13,7 +13,8 @@ import tiny_runs
 
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import sentinels
-from t5x_mini.evaluate.predictor import Predictor, Score, _answer
+from t5x_mini.evaluate.id_predictor import Score, _answer
+from t5x_mini.evaluate.predictor import Predictor
 from t5x_mini.feed.convert import convert
 from t5x_mini.model import decoding, scoring, transformer
 from t5x_mini.model.config import DecodingConfig
@@ -159,6 +160,34 @@ def test_scores_are_those_of_the_features_that_training_makes(architecture):
         assert score.ids == target
         assert len(score.log_probabilities) == len(target)
         np.testing.assert_allclose(score.total, float(expected.sum()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("partitioning", [None, PartitioningConfig(data=2, fsdp=2, model=2)])
+def test_choices_are_scored_as_targets_are(model, partitioning):
+    split = predictor(partitioning=partitioning) if partitioning else model
+    inputs, labels = ids_of(TEXTS), ids_of(["no", "yes", "perhaps"])
+    choices = [labels[: 2 + row % 2] for row in range(len(TEXTS))]
+    found = split.score_choices(inputs, choices, batch_size=2)
+    assert [len(row) for row in found] == [2, 3, 2, 3, 2]
+    for row, ids, targets in zip(found, inputs, choices, strict=True):
+        alone = model.score_ids({"inputs": [ids] * len(targets), "targets": targets})
+        np.testing.assert_allclose(row, [score.total for score in alone], rtol=1e-5)
+
+
+def test_other_parameters_need_no_other_program(model):
+    config = config_of()
+    other = predictor()
+    first = other.score_choices(ids_of(["a"]), [ids_of(["no", "yes"])])
+    other.params = tiny.params(config, 1)
+    second = other.score_choices(ids_of(["a"]), [ids_of(["no", "yes"])])
+    assert first == model.score_choices(ids_of(["a"]), [ids_of(["no", "yes"])]) != second
+    (program,) = other._programs.values()
+    assert program._jitted._cache_size() == 1
+    laid_out = other.params
+    other.params = laid_out
+    assert all(
+        array.unsafe_buffer_pointer() == laid_out[name].unsafe_buffer_pointer() for name, array in other.params.items()
+    )
 
 
 def test_a_greedy_answer_scores_what_decoding_says(model):

@@ -193,17 +193,30 @@ CLASSES = {
     "constant predictions": ([0, 1, 1, 0], [1, 1, 1, 1]),
     "constant targets": ([1, 1, 1], [1, 0, 1]),
     "no positive": ([0, 0, 0], [0, 0, 0]),
+    "no positive, all invalid": ([0, 0], [-1, -1]),
+    "constant and invalid": ([1, 1, 1, 1], [1, -1, 1, -1]),
+    "a single example": ([1], [1]),
+    "a single wrong example": ([0], [1]),
+    "a single invalid example": ([1], [-1]),
+    "other classes": ([0, 1, 1, 0], [2, 3, 1, 0]),
 }
 THREE = {
     "three": ([0, 1, 2, 0, 1, 2, 2], [0, 2, 2, 1, 1, 0, 2]),
     "a class without rows": ([0, 1, 1, 0], [0, 1, 0, 0]),
     "three, invalid": ([0, 1, 2, 0], [0, -1, 2, -1]),
+    "three, all invalid": ([0, 1, 2], [-1, -1, -1]),
+    "three, constant predictions": ([0, 1, 2, 2], [2, 2, 2, 2]),
+    "three, constant targets": ([1, 1, 1], [0, 1, 2]),
 }
 NUMBERS = {
     "close": ([0.0, 1.2, 2.4, 5.0, 3.4], [0.2, 1.0, 2.6, 4.4, 3.6]),
     "ties and invalid": ([0.0, 1.2, 2.4, 5.0, 3.4], [-1.0, 1.0, 1.0, 4.4, -1.0]),
     "constant predictions": ([0.0, 1.2, 2.4], [1.0, 1.0, 1.0]),
     "opposite": ([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]),
+    "constant targets": ([2.4, 2.4, 2.4], [1.0, 2.0, 3.0]),
+    "all unreadable": ([0.0, 1.2, 2.4], [-1.0, -1.0, -1.0]),
+    "two examples": ([0.0, 1.2], [3.0, 2.0]),
+    "not a number": ([0.0, 1.2, 2.4], [0.0, math.nan, 2.4]),
 }
 SENTENCES = {
     "same": (
@@ -285,7 +298,23 @@ def record_metrics():
 
 
 def record_postprocessors():
-    numbers = ("2.4", " 3.0 ", "5", "1e1", "", "four", "3,2", "-0.2", "0.0.1")
+    numbers = (
+        "2.4",
+        " 3.0 ",
+        "5",
+        "1e1",
+        "",
+        "four",
+        "3,2",
+        "-0.2",
+        "0.0.1",
+        "1_0",
+        "٣.٥",
+        "0x1",
+        "3.2.",
+        "3. 2",
+        "+3.",
+    )
     words = ("yes", "no", "maybe", "Yes", " yes", "", "<unk>")
     texts = ("ÄB c", "", "İstanbul")
     return {
