@@ -61,6 +61,8 @@ def load(
         training: whether the run trains, so that a number of steps is needed.
         needs_task: whether it reads a task. If not, what belongs to one need not be set, as in `load_feed`.
 
+    Where nothing is said of the model, it is that of the checkpoint that the run starts from, or that is measured.
+
     A binding that nothing uses (of a class that was not chosen) is a warning on stderr.
 
     Raises:
@@ -69,8 +71,12 @@ def load(
     """
     global _operative_config
     defaults, chosen = _read(files, bindings, search_paths)
-    builder = _Builder([*defaults, *(() if needs_task else _FEED_DEFAULTS), *chosen])
+    defaults += () if needs_task else _FEED_DEFAULTS
+    builder = _Builder([*defaults, *chosen])
     config = builder.made("RunConfig")
+    if of_checkpoint := _of_checkpoint(builder, chosen, training):
+        builder = _Builder([*defaults, *of_checkpoint, *chosen])
+        config = builder.made("RunConfig")
     builder.check_missing()
     config_checks.check_together(config, training)
     _warn_unused(chosen, builder)
@@ -114,6 +120,22 @@ def _read(
     defaults = list(gin_files.read_file("defaults.gin", [str(resources.gin_root())]))
     chosen = [binding for name in files for binding in gin_files.read_file(name, folders)]
     return defaults, [*chosen, *map(gin_files.read_binding, bindings)]
+
+
+def _of_checkpoint(builder: _Builder, chosen: Sequence[Binding], training: bool) -> list[Binding]:
+    """What a checkpoint says of its model, where the gin files name one and say nothing of the model themselves."""
+    if any((binding.owner, binding.name) == ("TransformerConfig", "emb_dim") for binding in chosen):
+        return []
+    fields = [("TrainConfig", "initial_checkpoint_path")]
+    if not training:  # the one that is measured goes first
+        fields = [("EvaluateConfig", "checkpoint_path"), ("TrainConfig", "model_dir")]
+    found = [builder.written_out(builder.bound["", owner, name])[0] for owner, name in fields]
+    path = next((value for value in found if isinstance(value, str)), None)
+    if path is None:
+        return []
+    from t5x_mini import checkpoint_defaults  # Orbax takes a second to import
+
+    return checkpoint_defaults.bindings(path, training)
 
 
 def _default(name: str, value: object, owner: str = "") -> Binding:

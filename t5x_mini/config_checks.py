@@ -44,8 +44,11 @@ _RANGES: dict[tuple[str, str], tuple[str, Callable[[Any], bool]]] = {
     ("TrainConfig", "clip_global_norm"): _POSITIVE,
     ("TrainConfig", "eval_period"): _NOT_NEGATIVE,
     ("TrainConfig", "eval_steps"): _POSITIVE,
+    ("TrainConfig", "statistics_period"): _NOT_NEGATIVE,
     ("CheckpointConfig", "period"): _POSITIVE,
     ("CheckpointConfig", "keep"): _POSITIVE,
+    ("TrainConfig", "patience"): _POSITIVE,
+    ("EvaluateConfig", "eval_limit"): _POSITIVE,
     ("EvaluateConfig", "infer_limit"): _POSITIVE,
     ("DecodingConfig", "max_length"): _POSITIVE,
     ("DecodingConfig", "min_length"): _NOT_NEGATIVE,
@@ -107,9 +110,9 @@ def range_of(owner: str, field: str, value: object) -> str | None:
 def check_together(config: Any, training: bool) -> None:
     """Checks of a whole `RunConfig` that no single field can answer.
 
-    Raises UserError: for how long to train is said twice or (when `training`) never; the batch doesn't divide into
-    its microbatches; `pmap` with a mesh; how to start from a checkpoint without one; SeqIO's cached tasks for a feed
-    that doesn't read them.
+    Raises UserError: for how long to train is said twice or (when `training`) never; nothing is there to choose the
+    best checkpoint by; the batch doesn't divide into its microbatches; `pmap` with a mesh; how to start from a
+    checkpoint without one; SeqIO's cached tasks for a feed that doesn't read them.
     """
     absolute, relative = config.train.train_steps, config.train.train_steps_relative
     if absolute is not None and relative is not None:
@@ -123,6 +126,7 @@ def check_together(config: Any, training: bool) -> None:
             "step of pretraining) or --gin.TRAIN_STEPS_RELATIVE=1000 (counted from the initial checkpoint)."
         )
     _check_start(config.train)
+    _check_best(config.train)
     batch, parts = config.feed.batch_size, config.train.num_microbatches
     if batch % parts:
         raise UserError(f"BATCH_SIZE = {batch} can't be split into NUM_MICROBATCHES = {parts} equal parts.")
@@ -149,6 +153,20 @@ def _check_start(train: Any) -> None:
                 f"{macro} says how to start from a checkpoint, and INITIAL_CHECKPOINT_PATH names none: write "
                 f"--gin.INITIAL_CHECKPOINT_PATH=runs/another, or leave {macro} out."
             )
+
+
+def _check_best(train: Any) -> None:
+    """Whether there is something to choose the best checkpoint by, and to stop early for."""
+    if train.best_metric is not None and not train.eval_period:
+        raise UserError(
+            f"BEST_METRIC = {train.best_metric!r} is measured at evaluations, and EVAL_PERIOD = 0 makes none: write "
+            "--gin.EVAL_PERIOD=1000, or BEST_METRIC=None."
+        )
+    if train.patience is not None and train.best_metric is None:
+        raise UserError(
+            f"PATIENCE = {train.patience} waits for a better BEST_METRIC, and none is named: write "
+            "--gin.BEST_METRIC=average (of the scored tasks) or --gin.BEST_METRIC=loss."
+        )
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

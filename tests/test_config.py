@@ -15,6 +15,7 @@ from t5x_mini.tasks.objectives import CausalLM, SpanCorruption
 
 RUN = ["MODEL_DIR=runs/x", "MIXTURE_OR_TASK_NAME=task", "TASK_FEATURE_LENGTHS={'inputs': 8}", "BATCH_SIZE=8"]
 RUN += ["TRAIN_STEPS=10"]
+MODEL = "TransformerConfig.emb_dim=64"  # where it isn't said, it is the checkpoint's
 
 
 @pytest.fixture
@@ -73,6 +74,9 @@ def test_every_macro_sets_the_field_that_it_names():
         "ASSIGNMENT_MAP": (("decoder/(.*)", "encoder/\\1"), ("a", None)),
         "FROZEN": ("encoder/.*", "decoder/.*"),
         "CHECKPOINT_PATH": "c/d",
+        "EVAL_CHECKPOINTS": "all",
+        "EVAL_LIMIT": 11,
+        "RANK_CLASSIFICATION": False,
         "EVAL_OUTPUT_DIR": "e",
         "INFER_OUTPUT_DIR": "f",
         "INFER_INPUT": "questions.txt",
@@ -83,6 +87,8 @@ def test_every_macro_sets_the_field_that_it_names():
         "PRNG_IMPL": "rbg",
         "NUM_MICROBATCHES": 2,
         "CLIP_GLOBAL_NORM": 1.5,
+        "BEST_METRIC": "average",
+        "PATIENCE": 3,
         "CLOSING_REPORT": True,
         "CHECKPOINT_PERIOD": 9,
         "CHECKPOINTS_TO_KEEP": None,
@@ -92,7 +98,7 @@ def test_every_macro_sets_the_field_that_it_names():
         "MESH_MODEL": 8,
     }
     objective = ["OBJECTIVE=@SpanCorruption()", "SpanCorruption.mean_span=5"]
-    run = config.load([], [*objective, *(f"{name}={value!r}" for name, value in values.items())])
+    run = config.load([], [*objective, MODEL, *(f"{name}={value!r}" for name, value in values.items())])
     feed, model, loss, train = run.feed, run.model, run.loss, run.train
     assert (train.model_dir, train.train_steps, train.train_steps_relative) == ("runs/y", 77, None)
     assert (feed.mixture_or_task_name, feed.mixture_or_task_module) == ("other", "my.tasks")
@@ -112,6 +118,8 @@ def test_every_macro_sets_the_field_that_it_names():
     assert (train.closing_report, run.checkpoint.period, run.checkpoint.keep) == (True, 9, None)
     paths = run.evaluate.checkpoint_path, run.evaluate.eval_output_dir, run.evaluate.infer_output_dir
     assert paths == ("c/d", "e", "f")
+    chosen = run.evaluate.eval_checkpoints, run.evaluate.eval_limit, run.evaluate.rank_classification
+    assert (*chosen, train.best_metric, train.patience) == ("all", 11, False, "average", 3)
     assert (run.evaluate.infer_input, run.evaluate.infer_limit) == ("questions.txt", 12)
     mesh = run.partitioning
     assert (mesh.kind, mesh.data, mesh.fsdp, mesh.model) == ("mesh", 2, 4, 8)
@@ -349,7 +357,7 @@ def test_how_to_start_from_a_checkpoint_needs_one(macro, value):
         f"{macro} says how to start from a checkpoint, and INITIAL_CHECKPOINT_PATH names none: write "
         f"--gin.INITIAL_CHECKPOINT_PATH=runs/another, or leave {macro} out."
     )
-    assert config.load([], [*RUN, f"{macro}={value}", "INITIAL_CHECKPOINT_PATH=runs/x"])
+    assert config.load([], [*RUN, MODEL, f"{macro}={value}", "INITIAL_CHECKPOINT_PATH=runs/x"])
 
 
 @pytest.mark.parametrize(
@@ -371,15 +379,21 @@ def test_how_to_start_is_of_the_right_type(binding, words):
 def test_a_regex_of_a_gin_file_may_be_a_raw_string(write):
     rules = r"((r'decoder/layers_(\d+)/(.*)', r'encoder/layers_\1/\2'),)"
     write(f"INITIAL_CHECKPOINT_PATH = 'x'\nASSIGNMENT_MAP = {rules}\n")
-    assert config.load(["run.gin"], RUN).train.assignment_map == (
+    assert config.load(["run.gin"], [*RUN, MODEL]).train.assignment_map == (
         (r"decoder/layers_(\d+)/(.*)", r"encoder/layers_\1/\2"),
     )
+
+
+def test_what_is_best_is_measured_at_evaluations():
+    assert "EVAL_PERIOD = 0 makes none" in _message([], [*RUN, "BEST_METRIC=loss", "EVAL_PERIOD=0"])
+    assert "write --gin.BEST_METRIC=average" in _message([], [*RUN, "PATIENCE=2"])
+    assert config.load([], [*RUN, "PATIENCE=2", "BEST_METRIC=loss"]).train.patience == 2
 
 
 def test_the_number_of_steps_is_said_once():
     assert "both say when to stop" in _message([], [*RUN, "TRAIN_STEPS_RELATIVE=5"])
     assert "Nothing says when to stop training." in _message([], RUN[:4])
-    assert config.load([], RUN[:4], training=False).train.train_steps is None
+    assert config.load([], [*RUN[:4], MODEL], training=False).train.train_steps is None
 
 
 def test_settings_that_contradict_each_other_are_refused():

@@ -189,3 +189,61 @@ def test_continuing_ones_own_run_by_the_file_that_comes_with_it(tiny, first, tmp
     losses = [row["loss_per_nonpadding_target_token"] for row in training_rows(first)]
     assert training_rows(tmp_path / "more")[0]["loss_per_nonpadding_target_token"] < losses[0]
     assert config.operative_config().count("@Constant()") == 1
+
+
+# Without a model file
+
+NO_MODEL = f"""
+include 'gin/hardware/cpu.gin'
+MIXTURE_OR_TASK_NAME = 'tiny_sentences'
+MIXTURE_OR_TASK_MODULE = {tiny_runs.MODULE!r}
+EVAL_STEPS = 2
+"""
+TRAINING = """
+TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 14}
+BATCH_SIZE = 16
+TRAIN_STEPS_RELATIVE = 2
+EVAL_PERIOD = 0
+"""
+
+
+@pytest.fixture
+def no_model(tmp_path):
+    """The words of a command with a gin file that says nothing of the model."""
+    path = tmp_path / "no_model.gin"
+
+    def words(command, *bindings):
+        path.write_text(NO_MODEL + TRAINING * (command == "train"))
+        return [command, f"--gin_file={path}", *(f"--gin.{binding}" for binding in bindings)]
+
+    return words
+
+
+def test_the_model_is_the_checkpoints_where_none_is_named(no_model, first, tmp_path):
+    folder = tmp_path / "run"
+    finished = tiny_runs.run(no_model("train", f"INITIAL_CHECKPOINT_PATH={first}", f"MODEL_DIR={folder}"))
+    assert finished.code == 0, finished.err
+    assert [row["step"] for row in training_rows(folder)] == [6, 7]
+    # What it found is written down, so that the run can be gone on with when the checkpoint is gone.
+    alone = config.load([str(folder / "config.gin")], ["INITIAL_CHECKPOINT_PATH=None"])
+    assert (alone.model.emb_dim, alone.model.vocab_size) == (32, 256)
+    assert alone.feed.vocabulary == OwnSource(str(first)).origin.vocabulary
+
+
+def test_what_is_measured_brings_its_model_and_its_folder(no_model, first):
+    finished = tiny_runs.run(no_model("eval", f"CHECKPOINT_PATH={first}/checkpoints/5"))
+    assert finished.code == 0, finished.err
+    assert (first / "eval" / "validation-5.json").exists()
+
+
+def test_a_model_that_is_named_is_not_replaced(no_model, first, tmp_path):
+    words = no_model("train", f"INITIAL_CHECKPOINT_PATH={first}", f"MODEL_DIR={tmp_path / 'run'}")
+    finished = tiny_runs.run([*words, "--gin_file=gin/models/t5_1_1/tiny.gin"])
+    assert finished.code == 1
+    assert "emb_dim" in finished.err
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(no_model, tmp_path):
+    finished = tiny_runs.run(no_model("train", f"INITIAL_CHECKPOINT_PATH={tmp_path}/none", f"MODEL_DIR={tmp_path}/run"))
+    assert finished.code == 1
+    assert f"There is no checkpoint in {tmp_path}/none" in finished.err

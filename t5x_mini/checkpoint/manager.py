@@ -1,11 +1,12 @@
 """Saving and restoring runs: Orbax's CheckpointManager, async, with the state and the data position in one save.
 
-A checkpoint is a folder `checkpoints/<step>` with three items:
+A checkpoint is a folder `checkpoints/<step>` with three items, and a fourth where it was the best so far:
 
     state      step, parameters, optimiser state and random key, as `layout.py` lays them out
     position   where every host's stream of batches stood, after the last batch that was trained on
     run        JSON: what the model is and which vocabulary it was trained on, so that a checkpoint of another model, or
                one that reads other words into the same ids, is refused with the reason (`run_item.py`)
+    metrics    JSON: the metric that the run chooses by, and its value. The newest checkpoint that has it is the best
 
 An imported checkpoint has no position, no random key and perhaps no optimiser state: runs start from it, and none goes
 on in its folder.
@@ -14,12 +15,16 @@ on in its folder.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from t5x_mini.checkpoint import layout, run_item
 from t5x_mini.checkpoint.config import CheckpointConfig
@@ -30,7 +35,7 @@ from t5x_mini.model.config import TransformerConfig
 from t5x_mini.parallel.partitioner import Partitioner
 from t5x_mini.train.state import TrainState
 
-FOLDER = "checkpoints"
+FOLDER, BEST = "checkpoints", "best"
 
 for _name in ("absl", "orbax"):  # Orbax reports every phase of every save, and warns of what was asked for
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -45,6 +50,21 @@ class Restored:
     step: int
 
 
+@dataclasses.dataclass(frozen=True)
+class BestSoFar:
+    """Why a checkpoint is the best of its run.
+
+    Attributes:
+        metric: `BEST_METRIC`.
+        value: of it, as it is reported.
+        rank: more is better.
+    """
+
+    metric: str
+    value: float
+    rank: float
+
+
 class Checkpoints:
     """The checkpoints of one run."""
 
@@ -54,19 +74,24 @@ class Checkpoints:
         config: CheckpointConfig | None = None,
         vocabulary: str | None = None,
         vocabulary_source: tuple[str, int] | None = None,
+        best_metric: str | None = None,
     ):
         """Opens (and with a `config` creates) the run's checkpoints; left-overs of interrupted saves are removed.
 
         Args:
             vocabulary: what tells the run's from others (`feeds.vocabulary_id`); None: not known, and not checked.
             vocabulary_source: how to read it again (`feeds.vocabulary_source`), for those who find the checkpoint.
+            best_metric: what the best checkpoint is chosen by; it is kept beside the newest ones.
         """
         self._vocabulary, self._vocabulary_source = vocabulary, vocabulary_source
         self.directory = epath.Path(run_dir).absolute() if "://" not in run_dir else epath.Path(run_dir)
         self.directory = self.directory / FOLDER
-        keep = config.keep if config else None
+        rank = functools.partial(_rank, metric=best_metric)
+        best = preservation_policy.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
+        newest = preservation_policy.LatestN(config.keep if config else None)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]) if best_metric else newest,
+            best_fn=rank,  # without it, Orbax neither writes nor reads metrics
             create=config is not None,
             read_only=config is None,
             cleanup_tmp_directories=config is not None,
@@ -84,6 +109,11 @@ class Checkpoints:
         """The newest complete checkpoint's step; None where there is none."""
         return self._manager.latest_step()
 
+    def best(self) -> tuple[int, BestSoFar] | None:
+        """The best checkpoint's step, and why it is that; None where none was chosen."""
+        step = best_step(self.directory)
+        return None if step is None else (step, BestSoFar(**self._manager.metrics(step)))
+
     def save(
         self,
         state: TrainState,
@@ -91,8 +121,12 @@ class Checkpoints:
         model: TransformerConfig,
         partitioner: Partitioner,
         training: Training | None = None,
+        best: BestSoFar | None = None,
     ) -> None:
-        """Starts a save and returns once the arrays are copied; the files are written behind the next steps."""
+        """Starts a save and returns once the arrays are copied; the files are written behind the next steps.
+
+        `best` marks it as the best so far: it stays until a better one is saved.
+        """
         if self._take_apart is None:
             shapes = layout.shapes_on_disk(_with_sharding(state))
             self._take_apart = partitioner.jit(layout.to_disk, None, jax.tree.map(lambda shape: shape.sharding, shapes))
@@ -103,6 +137,7 @@ class Checkpoints:
                 position=PositionSave(position),
                 run=self._run_item(model, training),
             ),
+            metrics=best and dataclasses.asdict(best),
             force=True,
         )
 
@@ -192,18 +227,26 @@ class Checkpoints:
 
 
 def locate(path: str) -> tuple[str, int]:
-    """The run folder and step that a path stands for: `runs/x` (its newest) or `runs/x/checkpoints/1000`.
+    """The run folder and step that a path stands for: `runs/x` (its newest checkpoint), `runs/x/checkpoints/1000`, or
+    `runs/x/checkpoints/best`.
 
     Raises:
         UserError: where there is no complete checkpoint.
     """
     run_dir, step = _run_and_step(epath.Path(path).expanduser())
-    steps = _steps(run_dir / FOLDER)
+    steps = steps_of(run_dir)
     if not steps:
         raise UserError(
             f"There is no checkpoint in {path}. Write a run's folder (runs/quickstart) or one of its checkpoints "
             f"(runs/quickstart/{FOLDER}/1000)."
         )
+    if step == BEST:
+        step = best_step(run_dir / FOLDER)
+        if step is None:
+            raise UserError(
+                f"{run_dir} has no best checkpoint: it was trained without a BEST_METRIC to choose by. It has those of "
+                f"the steps {', '.join(map(str, steps))}."
+            )
     if step is not None and step not in steps:
         raise UserError(
             f"There is no checkpoint {path}. {run_dir} has those of the steps {', '.join(map(str, steps))}."
@@ -214,17 +257,31 @@ def locate(path: str) -> tuple[str, int]:
 def is_own(path: epath.Path) -> bool:
     """Whether the path stands for a run that has checkpoints, or for one of them."""
     run_dir, step = _run_and_step(path)
-    return step is not None or bool(_steps(run_dir / FOLDER))
+    return step is not None or bool(steps_of(run_dir))
 
 
-def _run_and_step(path: epath.Path) -> tuple[epath.Path, int | None]:
-    if path.name.isdigit() and path.parent.name == FOLDER:
-        return path.parent.parent, int(path.name)
+def steps_of(run_dir: epath.PathLike) -> list[int]:
+    """The steps of a run's checkpoints, ascending."""
+    folder = epath.Path(run_dir) / FOLDER
+    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit()) if folder.exists() else []
+
+
+def best_step(folder: epath.PathLike) -> int | None:
+    """The step of the best checkpoint in a run's folder of checkpoints; None where none was chosen."""
+    folder = epath.Path(folder)
+    marked = [step for step in steps_of(folder.parent) if (folder / str(step) / "metrics").exists()]
+    return max(marked, default=None)  # a run marks those alone that were better than all before
+
+
+def _run_and_step(path: epath.Path) -> tuple[epath.Path, int | str | None]:
+    if path.parent.name == FOLDER and (path.name.isdigit() or path.name == BEST):
+        return path.parent.parent, int(path.name) if path.name.isdigit() else BEST
     return (path.parent if path.name == FOLDER else path), None
 
 
-def _steps(folder: epath.Path) -> list[int]:
-    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit()) if folder.exists() else []
+def _rank(metrics: Mapping[str, Any], metric: str | None) -> float:
+    # What was the best by another metric isn't any more.
+    return metrics["rank"] if metrics["metric"] == metric else -math.inf
 
 
 def _with_sharding(state: TrainState) -> TrainState:

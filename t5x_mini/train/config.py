@@ -52,6 +52,11 @@ class TrainConfig:
         clip_global_norm: gradients longer than this are scaled down to it; None leaves them.
         eval_period: steps between evaluations on held-out text; 0 for none.
         eval_steps: batches an evaluation; None reads the whole split.
+        best_metric: what the best checkpoint is chosen by: `average`, `glue_average`, `<task>/<metric>` or `loss`
+            (`train/best.py`); None: none is chosen.
+        patience: evaluations without a better `best_metric` after which the run stops; None: it never does.
+        statistics_period: steps between rows with the RMS of the gradient and the size of the update of each block;
+            0 for none, and then they are not computed.
         closing_report: end by comparing with a unigram model and with swapped inputs, and show what the model fills
             in (for span corruption).
     """
@@ -70,4 +75,7 @@ class TrainConfig:
     clip_global_norm: float | None = None
     eval_period: int = 1000
     eval_steps: int | None = 20
+    best_metric: str | None = None
+    patience: int | None = None
+    statistics_period: int = 100
     closing_report: bool = False

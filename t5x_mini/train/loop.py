@@ -6,7 +6,6 @@ read while the next one runs, and checkpoints are written behind the steps that 
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -19,16 +18,17 @@ from t5x_mini.feed import feeds
 from t5x_mini.feed.batch import Prefetcher, prefetch
 from t5x_mini.feed.position import Position
 from t5x_mini.train import metrics
+from t5x_mini.train.best import Best
 from t5x_mini.train.model_info import model_info, summary
 from t5x_mini.train.reporter import Reporter
 from t5x_mini.train.run import Run, assemble
+from t5x_mini.train.start import assemble_to_train, compile_step, initial_state
 from t5x_mini.train.state import TrainState
-from t5x_mini.train.step import make_train_step
 
 if TYPE_CHECKING:
     from t5x_mini.checkpoint.manager import Checkpoints
     from t5x_mini.config import RunConfig
-    from t5x_mini.evaluate.held_out import HeldOut
+    from t5x_mini.evaluate.evaluator import Evaluator
 
 
 def dry_run(config: RunConfig) -> None:
@@ -46,23 +46,8 @@ def dry_run(config: RunConfig) -> None:
 
 def train(config: RunConfig) -> None:
     """Trains to the last step, resuming what `model_dir` holds, and leaves there everything the run is known by."""
-    run = assemble(config)
-    if run.vocabulary is None:  # a model whose size was written down
-        run = dataclasses.replace(run, vocabulary=feeds.vocabulary_id(config.feed))
-        _check_vocabulary_fits(run)
-    with _Training(run) as training:
+    with _Training(assemble_to_train(config)) as training:
         training.run()
-
-
-def _check_vocabulary_fits(run: Run) -> None:
-    """Ids without a row in the embedding would be NaN, and so would the loss."""
-    vocabulary, rows = feeds.vocabulary(run.config.feed), run.config.model.vocab_size
-    if vocabulary.vocab_size > rows:
-        raise UserError(
-            f"The task's vocabulary has {vocabulary.vocab_size} ids, its {vocabulary.extra_ids} EXTRA_IDS included, "
-            f"and the model's embedding {rows} rows (TransformerConfig.vocab_size). Write the vocabulary that the "
-            "model is made for (VOCABULARY, EXTRA_IDS), or for a new model leave vocab_size at None."
-        )
 
 
 class _Training:
@@ -82,7 +67,10 @@ class _Training:
             run.config.checkpoint,
             run.vocabulary,
             feeds.vocabulary_source(run.config.feed),
+            run.config.train.best_metric,
         )
+        train = run.config.train
+        self.best = Best(train.best_metric, train.patience, train.eval_period) if train.best_metric else None
 
     def __enter__(self) -> _Training:
         return self
@@ -96,25 +84,43 @@ class _Training:
         self._announce()
         state, position = self._first_state()
         first_step = int(state.step)
-        if first_step >= self.assembled.total_steps:
-            self._say(f"The run in {self.folder} is complete: step {first_step} of {self.assembled.total_steps}.")
+        if self._is_complete(first_step):
             return
         feed = self._feed(position)
-        self._describe()
+        pictures = self._describe()
         self._say("compiling the step, and reading held-out text ...")
         with self.clock.lost("compilation"):
-            step = self._compile()
-            held_out = self._held_out()
+            step = compile_step(self.assembled)
+            evaluator = self._evaluator()
         with (
             prefetch(feed, self.assembled.partitioner.put, self.config.feed.prefetch) as batches,
             Reporter(
-                self.assembled, self.clock, self.folder, first_step, self._origin(), enabled=self.is_primary
+                self.assembled,
+                self.clock,
+                self.folder,
+                first_step,
+                self._origin(),
+                resumed=self.checkpoints.latest_step() is not None,
+                enabled=self.is_primary,
             ) as reporter,
         ):
-            state = self._steps(step, state, batches, held_out, reporter)
-        self._finish(state, held_out)
+            reporter.describe(config_module.operative_config(), model_info(self.assembled), pictures)
+            state = self._steps(step, state, batches, evaluator, reporter)
+            reporter.finish(int(state.step))
+        self._finish(state, evaluator)
 
-    def _steps(self, step, state: TrainState, batches: Prefetcher, held_out: HeldOut | None, reporter) -> TrainState:
+    def _is_complete(self, step: int) -> bool:
+        """Whether there is nothing left to do, which is said."""
+        why = None
+        if step >= self.assembled.total_steps:
+            why = f"step {step} of {self.assembled.total_steps}."
+        elif self.best and self.best.exhausted:
+            why = f"it stopped early, at step {step} (PATIENCE = {self.config.train.patience}): {self.best}."
+        if why:
+            self._say(f"The run in {self.folder} is complete: {why}")
+        return why is not None
+
+    def _steps(self, step, state: TrainState, batches: Prefetcher, evaluator: Evaluator | None, reporter) -> TrainState:
         total, eval_period = self.assembled.total_steps, self.config.train.eval_period
         self.clock.lap()
         for done in range(int(state.step) + 1, total + 1):
@@ -122,17 +128,28 @@ class _Training:
                 batch, position = next(batches)
             state, sums = step(state, batch)
             reporter.add(done, sums)
-            if held_out and (done % eval_period == 0 or done == total):
+            is_best = stops = False
+            if evaluator and (done % eval_period == 0 or done == total):
                 reporter.flush()
                 with self.clock.lost("evaluation"):
-                    reporter.add_evaluation(done, held_out.measure(state.params))
-            if done % self.config.checkpoint.period == 0 or done == total:
+                    is_best = self._evaluate(evaluator, state, done, reporter)
+                stops = self.best is not None and self.best.exhausted
+            if done % self.config.checkpoint.period == 0 or done == total or is_best or stops:
                 reporter.flush()  # what is saved is known to be finite
                 with self.clock.lost("checkpoints"):
-                    self._save(state, position)
+                    self._save(state, position, is_best)
                 reporter.last_good = self._checkpoint(done)
+            if stops:
+                break
         reporter.flush()
         return state
+
+    def _evaluate(self, evaluator: Evaluator, state: TrainState, step: int, reporter: Reporter) -> bool:
+        """Measures, reports, and says whether it is the best so far."""
+        results = evaluator.measure(state.params, step)
+        reporter.add_evaluation(step, results)
+        reporter.add_examples(step, evaluator.examples)
+        return self.best is not None and self.best.add(results)
 
     def _first_state(self) -> tuple[TrainState, bytes | None]:
         step = self.checkpoints.latest_step()
@@ -140,17 +157,13 @@ class _Training:
             run = self.assembled
             restored = self.checkpoints.restore(step, run.shapes, run.shardings, self.config.model, run.partitioner)
             self._say(f"resuming from step {step} in {self.folder}")
+            if self.best:
+                self.best.resume(step, self.checkpoints.best())
             return restored.state, restored.position
-        initial = self.config.train.initial_checkpoint_path
-        if initial is None:
-            return self.assembled.create_state(), None
-        from t5x_mini.checkpoint import restore_plan, restore_report
-        from t5x_mini.checkpoint.source import open_source
-
-        source = open_source(initial)
-        plan = restore_plan.make_plan(source, self.assembled)
-        self._say(restore_report.describe(plan, self.assembled))
-        return restore_plan.restore(plan, source, self.assembled), None
+        state, origin = initial_state(self.assembled)
+        if origin:
+            self._say(origin)
+        return state, None
 
     def _feed(self, position: bytes | None):
         feed = feeds.make_feed(
@@ -166,25 +179,26 @@ class _Training:
             self._say("\n".join(feed.describe()))
         return feed
 
-    def _compile(self):
-        config, run = self.config, self.assembled
-        step = make_train_step(
-            config.model, config.loss, config.optimizer, config.schedule, config.train, run.partitioner.axis_name
-        )
-        batch = run.batch_shapes(config.feed.batch_size)
-        return run.partitioner.compile_train_step(step, run.shapes, run.shardings, batch)
-
-    def _held_out(self) -> HeldOut | None:
+    def _evaluator(self) -> Evaluator | None:
         if not self.config.train.eval_period:
             return None
-        from t5x_mini.evaluate.held_out import HeldOut
+        from t5x_mini.evaluate.evaluator import Evaluator
 
-        held_out = HeldOut(self.assembled, self.config.evaluate.split, self.config.train.eval_steps)
-        if not held_out.batches:
-            self._say(f"no evaluation: the task has no split '{self.config.evaluate.split}'")
-        return held_out if held_out.batches else None
+        evaluator = Evaluator(self.assembled, folder=self.folder)
+        if evaluator.held_out.batches:
+            if self.best:
+                self.best.check(evaluator.held_out.batches)
+            return evaluator
+        split = self.config.evaluate.split
+        if self.best:
+            raise UserError(
+                f"BEST_METRIC = {self.config.train.best_metric!r} needs a split {split!r}, and no task has one: write "
+                "BEST_METRIC=None, or the split that there is: --gin.EvaluateConfig.split=test."
+            )
+        self._say(f"no evaluation: the task has no split '{split}'")
+        return None
 
-    def _save(self, state: TrainState, position: Position) -> None:
+    def _save(self, state: TrainState, position: Position, is_best: bool) -> None:
         config, partitioner = self.config, self.assembled.partitioner
         training = Training(
             learning_rate=float(config.schedule(int(state.step))),
@@ -192,20 +206,23 @@ class _Training:
             dropout_rate=config.model.dropout_rate,
             feature_lengths=dict(config.feed.task_feature_lengths),
         )
-        self.checkpoints.save(state, position.to_bytes(), config.model, partitioner, training)
+        best = self.best.found if is_best else None
+        self.checkpoints.save(state, position.to_bytes(), config.model, partitioner, training, best)
 
-    def _finish(self, state: TrainState, held_out: HeldOut | None) -> None:
+    def _finish(self, state: TrainState, evaluator: Evaluator | None) -> None:
         self.checkpoints.wait()
         if not self.is_primary:
             return
-        from t5x_mini.train.plot import loss_plot
-
-        plot = loss_plot(self.folder / metrics.METRICS_FILE, self.folder / "loss.png")
-        self._say(f"done: step {int(state.step)}; checkpoints, metrics and {plot.name} are in {self.folder}")
+        step = int(state.step)
+        early = self.best is not None and self.best.exhausted and step < self.assembled.total_steps
+        self._say(
+            f"{'stopped early' if early else 'done'}: step {step}; checkpoints, metrics and loss.png are in "
+            f"{self.folder}{f'; {self.best}' if self.best else ''}"
+        )
         if self.config.train.closing_report:
             from t5x_mini.evaluate.report import closing_report
 
-            self._say(closing_report(self.assembled, state.params, held_out))
+            self._say(closing_report(self.assembled, state.params, evaluator and evaluator.held_out))
 
     def _announce(self) -> None:
         run = self.assembled
@@ -215,11 +232,16 @@ class _Training:
         self._say(f"{run.config.model.architecture}, {summary(run).removeprefix('total: ')}")
         self._say(f"{devices.size} device(s) ({kind}), {run.config.partitioning.kind}: {mesh}")
 
-    def _describe(self) -> None:
+    def _describe(self) -> dict[str, pathlib.Path]:
+        """Writes down what the run is, and gives its pictures by name."""
         # Not before the state and the data are accepted: a refused run leaves another's description alone.
-        if self.is_primary:
-            (self.folder / "config.gin").write_text(config_module.operative_config())
-            (self.folder / "model-info.txt").write_text(model_info(self.assembled))
+        if not self.is_primary:
+            return {}
+        from t5x_mini.train.pictures import run_pictures  # matplotlib
+
+        (self.folder / "config.gin").write_text(config_module.operative_config())
+        (self.folder / "model-info.txt").write_text(model_info(self.assembled))
+        return run_pictures(self.assembled, self.folder)
 
     def _checkpoint(self, step: int) -> pathlib.Path:
         return self.folder / "checkpoints" / str(step)

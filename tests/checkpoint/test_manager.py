@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from t5x_mini.checkpoint.config import CheckpointConfig
-from t5x_mini.checkpoint.manager import Checkpoints, locate
+from t5x_mini.checkpoint.manager import BestSoFar, Checkpoints, locate, steps_of
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate.checkpoint_params import restore_params
 from t5x_mini.train.optimizers import Adafactor, AdamW, Muon
@@ -306,3 +306,37 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path):
             UserError, match="was trained on another vocabulary: 0123 .* when it was saved, 4567 .* now"
         ):
             other.restore(*arguments)
+
+
+def save_with_scores(folder, run, scores, metric="average"):
+    """Saves under each step, marked as the best where a value is given, with one newest checkpoint kept."""
+    checkpoints = Checkpoints(str(folder), CheckpointConfig(keep=1), best_metric=metric)
+    for step, value in scores.items():
+        best = None if value is None else BestSoFar(metric, value, value)
+        checkpoints.save(eight_devices.random_state(run, step), POSITION, run.config.model, run.partitioner, None, best)
+    checkpoints.wait()
+    found = checkpoints.best()
+    checkpoints.close()
+    return found
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
+    run = small(ROWS_ONLY)
+    found = save_with_scores(tmp_path, run, {1: 40.0, 2: 60.0, 3: None, 4: None})
+    assert steps_of(tmp_path) == [2, 4]
+    assert found == (2, BestSoFar("average", 60.0, 60.0))
+    assert locate(f"{tmp_path}/checkpoints/best") == (str(tmp_path), 2)
+    assert locate(str(tmp_path)) == (str(tmp_path), 4)
+    # Another process finds it again, and lets it go for a better one.
+    assert save_with_scores(tmp_path, run, {5: None, 6: 70.0, 7: None})[0] == 6
+    assert steps_of(tmp_path) == [6, 7]
+    # What was the best by one metric isn't by another.
+    assert save_with_scores(tmp_path, run, {8: -2.0, 9: None}, metric="loss")[0] == 8
+    assert steps_of(tmp_path) == [8, 9]
+
+
+def test_a_run_without_a_metric_has_no_best_checkpoint(tmp_path):
+    run = small(ROWS_ONLY)
+    save(tmp_path, run, 1, 2)
+    with pytest.raises(UserError, match="has no best checkpoint: .* BEST_METRIC .* those of the steps 1, 2"):
+        locate(f"{tmp_path}/checkpoints/best")
