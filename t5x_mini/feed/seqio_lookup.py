@@ -121,6 +121,14 @@ def tasks_with_split(config: FeedConfig, split: str) -> list[str]:
     return [task.name for task in tasks_with(load_task(config), split)]
 
 
+def rates(config: FeedConfig) -> dict[str, float]:
+    """The tasks of the mixture with their rates; of a task, itself with 1. Raises what `load_task` raises."""
+    provider = load_task(config)
+    if not isinstance(provider, seqio.Mixture):
+        return {provider.name: 1.0}
+    return {task.name: float(provider.get_rate(task)) for task in seqio.get_subtasks(provider)}
+
+
 def task_vocabulary(config: FeedConfig) -> seqio.Vocabulary:
     """The vocabulary of the task's targets. Raises what `load_task` raises."""
     return load_task(config).output_features["targets"].vocabulary

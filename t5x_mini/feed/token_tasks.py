@@ -26,7 +26,7 @@ def open_tasks(config: FeedConfig, split: str, *, training: bool) -> list[TokenT
         return _open_registered(config, split, training=training)
     vocabulary = vocabularies.load(config.vocabulary, config.extra_ids)
     tasks = []
-    for name, rate in _rates(config).items() if training else dict.fromkeys(_names(config), 1.0).items():
+    for name, rate in rates(config).items() if training else dict.fromkeys(_names(config), 1.0).items():
         if rate > 0:
             definition = registry.find(name, config)
             store = open_store(config, name, split)
@@ -46,6 +46,18 @@ def tasks_with_split(config: FeedConfig, split: str) -> list[str]:
 
         return seqio_lookup.tasks_with_split(config, split)
     return [name for name in _names(config) if _is_tokenized(config, name, split) or _is_declared(config, name, split)]
+
+
+def rates(config: FeedConfig) -> dict[str, float]:
+    """`registry.components` of the run's task or mixture, where proportional rates go by the documents in the stores.
+
+    Raises UserError for an unknown name, or tokens that are missing and would have to be counted.
+    """
+
+    def documents(task: str) -> int:
+        return open_store(config, task, "train").num_documents
+
+    return registry.components(config.mixture_or_task_name, config, count=documents)
 
 
 def open_store(config: FeedConfig, task: str, split: str) -> TokenStore:
@@ -68,13 +80,6 @@ def store_folder(config: FeedConfig, task: str, split: str) -> str:
 
 def _names(config: FeedConfig) -> list[str]:
     return list(registry.components(config.mixture_or_task_name, config, count=lambda task: 1))
-
-
-def _rates(config: FeedConfig) -> dict[str, float]:
-    def documents(task: str) -> int:
-        return open_store(config, task, "train").num_documents
-
-    return registry.components(config.mixture_or_task_name, config, count=documents)
 
 
 def _is_tokenized(config: FeedConfig, task: str, split: str) -> bool:

@@ -74,6 +74,15 @@ def draw_masks(inputs: int, targets: int, style: Style, path: str | os.PathLike[
     return path
 
 
+def draw_mask(architecture: Architecture, inputs: int, targets: int, path: str | os.PathLike[str]) -> pathlib.Path:
+    """Draws the `matrix` of one architecture alone; arguments, result and errors as in `draw_masks`."""
+    _check(inputs, targets, "matrix")
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _matrix_figure(inputs, targets, (architecture,)).savefig(path, format="png", dpi=200)
+    return path
+
+
 def visible_cells(architecture: Architecture, inputs: int, targets: int) -> masks.Masks:
     """The model's own masks for one example without padding: boolean numpy arrays `[queries, keys]`, or None."""
     made = masks.make_masks(architecture, _batch(architecture, inputs, targets))
@@ -134,43 +143,54 @@ def _page(width: float, height: float) -> tuple[Figure, Axes]:
 # --- matrix ----------------------------------------------------------------------------------------------------------
 
 
-def _matrix_figure(inputs: int, targets: int) -> Figure:
+def _matrix_figure(inputs: int, targets: int, architectures: Sequence[Architecture] = tuple(_TITLES)) -> Figure:
     gap = 0.3  # between the blocks of the encoder-decoder; holds a line of text
     left, bottom, label_room = 0.95, 1.15, 0.75
-    lefts = [left, left + _SIDE + gap + _BETWEEN + label_room]
-    lefts.append(lefts[1] + _SIDE + _BETWEEN + label_room)
-    top = bottom + _SIDE + gap
-    figure, axes = _page(lefts[2] + _SIDE + _MARGIN, top + 0.75)
+    has_blocks = "encoder_decoder" in architectures
+    top = bottom + _SIDE + (gap if has_blocks else 0)
+    widths = [_SIDE + (gap if architecture == "encoder_decoder" else 0) for architecture in architectures]
+    lefts = [left + sum(widths[:panel]) + panel * (_BETWEEN + label_room) for panel in range(len(widths))]
+    figure, axes = _page(lefts[-1] + widths[-1] + _MARGIN, top + 0.75)
     cell = _SIDE / (inputs + targets)
+    for architecture, edge, width in zip(architectures, lefts, widths, strict=True):
+        if architecture == "encoder_decoder":
+            _encoder_decoder_panel(axes, inputs, targets, edge, bottom, top, cell, gap)
+        else:
+            _one_stack_panel(axes, architecture, inputs, targets, edge, bottom, cell)
+        _titles(axes, architecture, edge, width, bottom, top)
+    _legend_of_cells(axes, figure.get_figwidth() / 2)
+    return figure
 
+
+def _encoder_decoder_panel(
+    axes: Axes, inputs: int, targets: int, left: float, bottom: float, top: float, cell: float, gap: float
+) -> None:
     found = visible_cells("encoder_decoder", inputs, targets)
     x, (read, written) = _names("x", inputs), _read_and_written(0, targets)
-    middle, lower = lefts[0] + inputs * cell + gap, top - inputs * cell - gap
-    _cells(axes, found.encoder, lefts[0], top, cell)
-    _cells(axes, found.cross, lefts[0], lower, cell)
+    middle, lower = left + inputs * cell + gap, top - inputs * cell - gap
+    _cells(axes, found.encoder, left, top, cell)
+    _cells(axes, found.cross, left, lower, cell)
     _cells(axes, found.decoder, middle, lower, cell)
     for text, horizontal, vertical, side in (
-        ("encoder self-attention", lefts[0], top, "left"),
-        ("cross-attention", lefts[0], lower, "left"),
+        ("encoder self-attention", left, top, "left"),
+        ("cross-attention", left, lower, "left"),
         ("decoder self-attention", middle + targets * cell, lower, "right"),
     ):
         axes.text(horizontal, vertical + 0.07, text, color=_MUTED, fontsize=8.5, ha=side)
-    _column_names(axes, [(lefts[0], x), (middle, read)], bottom, cell)
-    _row_names(axes, [(top, x), (lower, written)], lefts[0], cell)
-    _titles(axes, "encoder_decoder", lefts[0], _SIDE + gap, bottom, top)
+    _column_names(axes, [(left, x), (middle, read)], bottom, cell)
+    _row_names(axes, [(top, x), (lower, written)], left, cell)
 
+
+def _one_stack_panel(
+    axes: Axes, architecture: Architecture, inputs: int, targets: int, left: float, bottom: float, cell: float
+) -> None:
     read, written = _read_and_written(inputs, targets)
-    for architecture, edge in (("causal_lm", lefts[1]), ("prefix_lm", lefts[2])):
-        upper = top - gap
-        _cells(axes, visible_cells(architecture, inputs, targets).decoder, edge, upper, cell)
-        # Names are kept with the half they belong to: <s> and the x, then the y.
-        _column_names(
-            axes, [(edge, read[: inputs + 1]), (edge + (inputs + 1) * cell, read[inputs + 1 :])], bottom, cell
-        )
-        _row_names(axes, [(upper, written[:inputs]), (upper - inputs * cell, written[inputs:])], edge, cell)
-        _titles(axes, architecture, edge, _SIDE, bottom, top)
-    _legend_of_cells(axes, figure.get_figwidth() / 2)
-    return figure
+    upper = bottom + _SIDE
+    _cells(axes, visible_cells(architecture, inputs, targets).decoder, left, upper, cell)
+    # Names are kept with the half they belong to: <s> and the x, then the y.
+    spans = [(left, read[: inputs + 1]), (left + (inputs + 1) * cell, read[inputs + 1 :])]
+    _column_names(axes, spans, bottom, cell)
+    _row_names(axes, [(upper, written[:inputs]), (upper - inputs * cell, written[inputs:])], left, cell)
 
 
 def _cells(axes: Axes, mask: np.ndarray, left: float, top: float, cell: float) -> None:

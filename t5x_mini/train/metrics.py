@@ -18,14 +18,10 @@ import math
 import os
 import pathlib
 import secrets
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import masked_crc32c
+from t5x_mini.train import tensorboard
 
 METRICS_FILE = "metrics.jsonl"
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -169,35 +165,6 @@ class Clock:
         self._since = now
 
 
-class _TensorBoard:
-    """One file of TensorBoard events, each written out at once.
-
-    tensorboardX's own writer hands events to a thread, and a kill loses what waits there.
-    """
-
-    def __init__(self, directory: pathlib.Path, first_step: int):
-        directory.mkdir(exist_ok=True)
-        # TensorBoard reads the files of a directory in the order of their names.
-        self._file = (directory / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}").open("xb")
-        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        # A start in the middle makes TensorBoard forget what earlier files say about this step and those after it.
-        self._append(Event(wall_time=time.time(), step=first_step, session_log=SessionLog(status=SessionLog.START)))
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
-
-    def _append(self, event: Event) -> None:
-        """Writes one TFRecord: length, its checksum, the event, its checksum."""
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        self._file.write(b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in (length, data)))
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class MetricWriter:
     """Writes rows of metrics under one directory; every row is on disk when `write` returns.
 
@@ -221,7 +188,7 @@ class MetricWriter:
         _keep_rows_until(path, resume_step)
         self._file = path.open("a", encoding="utf-8")
         first_step = 0 if resume_step is None else resume_step + 1
-        self._tensorboard = _TensorBoard(directory / "tensorboard", first_step)
+        self._tensorboard = tensorboard.EventFile(directory / "tensorboard", first_step)
         self._wandb = _wandb_run(directory, resume=resume_step is not None)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -230,9 +197,26 @@ class MetricWriter:
         row = {"step": int(step), **{name: _to_json(value) for name, value in values.items()}}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
-        self._tensorboard.write(int(step), values)
+        self._tensorboard.scalars(int(step), values)
         if self._wandb is not None:
             self._wandb.log(values, step=int(step))
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Shows a text in TensorBoard, which renders Markdown, and in W&B. `metrics.jsonl` has numbers alone."""
+        self._tensorboard.text(int(step), tag, markdown)
+        if self._wandb is not None:
+            import wandb
+
+            page = markdown.replace("<", "&lt;")  # entities stay: a browser reads them as Markdown does
+            self._wandb.log({tag: wandb.Html(f"<pre>{page}</pre>")}, step=int(step))
+
+    def image(self, tag: str, png: str | os.PathLike[str], step: int) -> None:
+        """Shows a picture, a PNG's path, in TensorBoard and W&B."""
+        self._tensorboard.image(int(step), tag, pathlib.Path(png).read_bytes())
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({tag: wandb.Image(str(png))}, step=int(step))
 
     def close(self) -> None:
         self._file.close()

@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 
 from t5x_mini.errors import UserError
-from t5x_mini.train import flops, metrics
+from t5x_mini.evaluate.results import LOSS, Results
+from t5x_mini.train import blocks, first_loss, flops, markdown, metrics
 from t5x_mini.train.progress import Progress
 from t5x_mini.train.run import Run
 
 _WORDS = {"loss": "loss", "param_norm": "parameter norm"}
+_VECTORS = ("grad_rms", "update_ratio")
+_EXAMPLES = 8
 
 
 @dataclasses.dataclass
@@ -37,16 +43,30 @@ class Reporter:
         first_step: int,
         last_good: str | pathlib.Path | None,
         *,
+        resumed: bool,
         enabled: bool,
     ):
+        """
+        Args:
+            run: what is trained.
+            clock: of this process; what it says is lost is reported with each step.
+            folder: of the run, where metrics and pictures go.
+            first_step: updates made before this process.
+            last_good: the checkpoint that this process starts from, if any.
+            resumed: whether it goes on with what another one began, so that its first step is not the run's.
+            enabled: whether this process writes. One of a run does; all of them stop.
+        """
         config = run.config
         lengths = config.feed.task_feature_lengths
         device = run.partitioner.mesh.devices.flat[0]
+        self._run, self._folder, self._first_step = run, folder, first_step
+        self._beginning = None if resumed else first_step + 1
         self._device_count = run.partitioner.mesh.devices.size
         self._flops = flops.train_flops(
             config.model, config.feed.batch_size, lengths.get("inputs", 0), lengths["targets"]
         )
         self._peak = flops.peak_flops(device.device_kind, device.platform)
+        self._blocks = blocks.names({name: run.shapes.params[name] for name in run.shapes.opt_state})
         self._clock = clock
         self.last_good = last_good
         self._pending: _Pending | None = None
@@ -61,6 +81,15 @@ class Reporter:
             self._writer.close()
             self._progress.close()
 
+    def describe(self, config: str, model_info: str, pictures: Mapping[str, pathlib.Path]) -> None:
+        """Shows what the run is, beside its metrics: its configuration, its parameters, and pictures (PNGs) by name."""
+        if not self._writer:
+            return
+        self._writer.text("config.gin", markdown.code(config), self._first_step)
+        self._writer.text("model-info", markdown.code(model_info), self._first_step)
+        for name, path in pictures.items():
+            self._writer.image(name, path, self._first_step)
+
     def add(self, step: int, sums: dict[str, jax.Array]) -> None:
         """Takes a step that has just been started, and reports the one before it, which is finished."""
         self.flush()
@@ -72,27 +101,65 @@ class Reporter:
             return
         step, sums = self._pending.step, jax.device_get(self._pending.sums)
         self._pending = None
+        vectors = {name: sums.pop(name) for name in _VECTORS if name in sums}
+        sums = {name: float(value) for name, value in sums.items()}
         row = metrics.step_metrics(
-            {name: float(value) for name, value in sums.items()},
+            sums,
             seconds=self._clock.lap(),
             flops=self._flops,
             device_count=self._device_count,
             peak_flops=self._peak,
         )
         if self._writer:
-            self._writer.write(step, row | self._clock.report())
+            self._writer.write(step, row | self._statistics(step, vectors) | self._clock.report())
             self._progress.update(step, row["loss_per_nonpadding_target_token"], row["timing/tokens_per_second"])
+            if step == self._beginning and sums["weights"]:
+                self._note_first_loss(step, (sums["loss"] - sums["z_loss"]) / sums["weights"])
         self._stop_unless_finite(step, row)
 
-    def add_evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
-        """Reports held-out metrics, by task."""
-        for task, row in results.items():
-            if self._writer:
-                self._writer.write(step, {f"eval/{task}/{name}": value for name, value in row.items()})
-                loss, accuracy = row["loss_per_nonpadding_target_token"], row["accuracy"]
-                self._progress.note(
-                    f"step {step}: {task}: held-out loss {loss:.3f} nats a token, accuracy {accuracy:.1%}"
-                )
+    def add_evaluation(self, step: int, results: Results) -> None:
+        """Reports an evaluation: a row of all its numbers, and a line on the screen for each task."""
+        if not self._writer:
+            return
+        self._writer.write(step, results.flat())
+        for task in {**results.losses, **results.scores}:
+            self._progress.note(f"step {step}: {task}: {_in_words(results, task)}")
+        if len(results.scores) > 1:
+            averages = (f"{name.replace('_', ' ')} {value:.2f}" for name, value in results.averages.items())
+            self._progress.note(f"step {step}: {', '.join(averages)}")
+
+    def add_examples(self, step: int, answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Shows the first few of each task's answers, rows of a `<task>-<step>.jsonl`, in TensorBoard."""
+        for task, rows in answers.items():
+            if self._writer and rows:
+                self._writer.text(f"examples/{task}", markdown.examples(rows[:_EXAMPLES]), step)
+
+    def finish(self, step: int) -> pathlib.Path | None:
+        """Reports the last step, and draws `loss.png` of them all; its path, where this process writes."""
+        self.flush()
+        if not self._writer:
+            return None
+        from t5x_mini.train.plot import loss_plot
+
+        plot = loss_plot(self._folder / metrics.METRICS_FILE, self._folder / "loss.png")
+        self._writer.image("loss", plot, step)
+        return plot
+
+    def _statistics(self, step: int, vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """`grad_rms/<block>` and `update_ratio/<block>`, at the run's first step and then once a period."""
+        period = self._run.config.train.statistics_period
+        if not vectors or (step % period and step != self._beginning):
+            return {}
+        return {
+            f"{name}/{block}": float(value)
+            for name, vector in vectors.items()
+            for block, value in zip(self._blocks, vector, strict=True)
+        }
+
+    def _note_first_loss(self, step: int, loss: float) -> None:
+        config = self._run.config
+        fresh = config.train.initial_checkpoint_path is None
+        self._progress.note(first_loss.describe(step, loss, config.model.vocab_size, config.loss, fresh=fresh))
 
     def _stop_unless_finite(self, step: int, row: dict[str, float]) -> None:
         # A finite loss can still have a gradient that ruins the parameters, and those would be saved.
@@ -107,3 +174,15 @@ class Reporter:
             f"Gradient norm {row['grad_norm']:g}, parameter norm {row['param_norm']:g}, learning rate "
             f"{row['learning_rate']:g}: a lower rate, a longer warm-up or --gin.CLIP_GLOBAL_NORM=1.0 usually helps."
         )
+
+
+def _in_words(results: Results, task: str) -> str:
+    """`held-out loss 2.314 nats a token, accuracy 51.2%; answers: f1 80.21, accuracy 75.00`."""
+    parts = []
+    if task in results.losses:
+        row = results.losses[task]
+        parts.append(f"held-out loss {row[LOSS]:.3f} nats a token, accuracy {row['accuracy']:.1%}")
+    if task in results.scores:
+        scores = results.scores[task].items()
+        parts.append("answers: " + ", ".join(f"{name} {value:.2f}" for name, value in scores))
+    return "; ".join(parts)

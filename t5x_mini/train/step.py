@@ -10,19 +10,18 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from t5x_mini.model import transformer
 from t5x_mini.model.config import TransformerConfig
+from t5x_mini.train import blocks, optimizers
 from t5x_mini.train import loss as losses
-from t5x_mini.train import optimizers
 from t5x_mini.train.config import LossConfig, TrainConfig
 from t5x_mini.train.schedules import Schedule
 from t5x_mini.train.state import TrainState, step_key
 
 Batch = Mapping[str, Array]
-Sums = dict[str, Float[Array, ""]]
+Sums = dict[str, Float[Array, "..."]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 
@@ -35,6 +34,11 @@ def make_train_step(
     axis_name: str | None = None,
 ) -> Step:
     """The update of one batch: `(state, batch) -> (state, sums)`, to be jitted by the partitioner.
+
+    The sums are those of `batch_sums`, and `grad_norm` (before clipping), `param_norm` (after the update) and
+    `learning_rate`; and, unless `train.statistics_period` is 0, a vector each with a number for every block that is
+    trained (`train/blocks.py`): `grad_rms`, of the gradient before clipping, and `update_ratio`, the RMS of the update
+    over that of the new parameters.
 
     Args:
         axis_name: under pmap, the axis over which sums and gradients are added up; None where jit sees all devices.
@@ -56,14 +60,20 @@ def make_train_step(
             grads, sums = jax.lax.psum((grads, sums), axis_name)
         sums["normalizer"] = losses.normalizer(sums["normalizer"], loss)
         grads = jax.tree.map(lambda g: g / sums["normalizer"], grads)
-        sums["grad_norm"] = optax.tree.norm(grads)
+        squares = blocks.squares(grads)
+        sums["grad_norm"] = jnp.sqrt(jnp.sum(squares))
+        if train.statistics_period:
+            sums["grad_rms"] = blocks.rms(squares, grads)
         if train.clip_global_norm is not None:
             grads = _clip(grads, sums["grad_norm"], train.clip_global_norm)
 
         sums["learning_rate"] = schedule(state.step)
-        trained, opt_state = optimizers.update(optimizer, grads, state.opt_state, trained, sums["learning_rate"])
-        params = state.params | trained
-        sums["param_norm"] = optax.tree.norm(params)  # the new ones: a checkpoint holds these
+        new, opt_state = optimizers.update(optimizer, grads, state.opt_state, trained, sums["learning_rate"])
+        params = state.params | new  # of their norms, those of the new ones are reported: a checkpoint holds these
+        sums["param_norm"] = jnp.sqrt(jnp.sum(blocks.squares(params)))
+        if train.statistics_period:
+            updates = jax.tree.map(jnp.subtract, new, trained)
+            sums["update_ratio"] = jnp.sqrt(blocks.squares(updates) / blocks.squares(new))
         return TrainState(state.step + 1, params, opt_state, state.rng), sums
 
     return train_step

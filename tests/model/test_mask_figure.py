@@ -133,3 +133,18 @@ def test_an_unknown_style(tmp_path):
     with pytest.raises(UserError, match="no style 'dots'.*--style=matrix or --style=lines"):
         draw_masks(5, 4, "dots", tmp_path / "masks.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("architecture", "drawn"), [("encoder_decoder", 3), ("prefix_lm", 1), ("causal_lm", 1)])
+def test_one_architecture_alone(tmp_path, architecture, drawn):
+    figure = mask_figure._matrix_figure(4, 3, (architecture,))
+    images = [np.asarray(image.get_array()) for image in figure.axes[0].images]
+    found = visible_cells(architecture, 4, 3)
+    assert len(images) == drawn
+    np.testing.assert_array_equal(images[-1], found.decoder)
+    figure.draw_without_rendering()
+    assert all(text.get_window_extent().x0 >= 0 for text in figure.axes[0].texts)
+    path = mask_figure.draw_mask(architecture, 4, 3, tmp_path / "masks.png")
+    assert matplotlib.image.imread(path).shape[1] < 1200
+    with pytest.raises(UserError, match="at least one position"):
+        mask_figure.draw_mask(architecture, 0, 3, path)

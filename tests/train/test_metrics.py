@@ -8,8 +8,8 @@ import types
 
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.record_writer import masked_crc32c
+from matplotlib.figure import Figure
+from tensorboard_events import events
 
 from t5x_mini.train import metrics
 from t5x_mini.train.metrics import Clock, MetricWriter, read_metrics
@@ -224,21 +224,6 @@ def test_a_run_that_starts_afresh_keeps_nothing(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0]
 
 
-def events(directory):
-    """The events of every file in the directory, in the order TensorBoard reads them, checksums checked."""
-    found = []
-    for path in sorted(directory.iterdir()):
-        data = path.read_bytes()
-        while data:
-            length = int.from_bytes(data[:8], "little")
-            event, rest = data[12 : 12 + length], data[12 + length :]
-            assert int.from_bytes(data[8:12], "little") == masked_crc32c(data[:8])
-            assert int.from_bytes(rest[:4], "little") == masked_crc32c(event)
-            found.append(Event.FromString(event))
-            data = rest[4:]
-    return found
-
-
 def test_tensorboard_has_the_values_and_forgets_repeated_steps(tmp_path):
     with MetricWriter(tmp_path) as writer:
         writer.write(1, {"loss": 3.0, "timing/seconds": 0.5})
@@ -248,6 +233,25 @@ def test_tensorboard_has_the_values_and_forgets_repeated_steps(tmp_path):
     MetricWriter(tmp_path, resume_step=1).close()
     starts = [e.step for e in events(tmp_path / "tensorboard") if e.HasField("session_log")]
     assert starts[-1] == 2  # TensorBoard drops what was written before for steps >= 2
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Figure(figsize=(1, 1)).savefig(path)
+    return path
+
+
+def test_texts_and_pictures_go_to_tensorboard_alone(tmp_path, picture):
+    with MetricWriter(tmp_path / "run") as writer:
+        writer.text("config.gin", "# a run", 5)
+        writer.image("masks", picture, 5)
+        writer.write(6, {"loss": 1.0})
+    values = [(e.step, v) for e in events(tmp_path / "run" / "tensorboard") for v in e.summary.value]
+    assert [(step, value.tag) for step, value in values] == [(5, "config.gin"), (5, "masks"), (6, "loss")]
+    assert values[0][1].tensor.string_val[0] == b"# a run"
+    assert values[1][1].image.encoded_image_string == picture.read_bytes()
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl") == [{"step": 6, "loss": 1.0}]
 
 
 def test_the_writer_does_without_tensorflow():
@@ -266,6 +270,12 @@ class FakeWandb(types.ModuleType):
 
     def log(self, values, step):
         self.logged.append((step, values))
+
+    def Html(self, page):
+        return ("html", page)
+
+    def Image(self, path):
+        return ("image", path)
 
     def finish(self):
         self.finished += 1
@@ -294,6 +304,17 @@ def test_wandb_goes_on_with_the_same_run_and_starts_afresh_with_another(tmp_path
     ids = [arguments["id"] for arguments in wandb.started]
     assert ids[0] == ids[1] != ids[2]
     assert {arguments["resume"] for arguments in wandb.started} == {"allow"}
+
+
+def test_wandb_gets_texts_and_pictures(tmp_path, monkeypatch, wandb, picture):
+    monkeypatch.setenv("WANDB_PROJECT", "t5")
+    with MetricWriter(tmp_path) as writer:
+        writer.text("examples/cola", "a < b &#124; c", 3)
+        writer.image("masks", picture, 4)
+    assert wandb.logged == [
+        (3, {"examples/cola": ("html", "<pre>a &lt; b &#124; c</pre>")}),
+        (4, {"masks": ("image", str(picture))}),
+    ]
 
 
 @pytest.mark.parametrize("environment", [{}, {"WANDB_MODE": "disabled", "WANDB_PROJECT": "t5"}])

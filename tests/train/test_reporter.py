@@ -2,12 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
+import tensorboard_events
 import tiny_runs
+from matplotlib.figure import Figure
 
 from t5x_mini import config
 from t5x_mini.errors import UserError
-from t5x_mini.train import metrics, run
+from t5x_mini.evaluate.results import Results
+from t5x_mini.train import blocks, metrics, run
 from t5x_mini.train.reporter import Reporter
 
 
@@ -28,9 +32,14 @@ def sums(**changes):
     return dict.fromkeys(names, 4.0) | rest | changes
 
 
+def opened(assembled, folder):
+    """What is on the screen can be read by tests that open it themselves: it writes to the stderr of that moment."""
+    return Reporter(assembled, metrics.Clock(), folder, 0, None, resumed=False, enabled=True)
+
+
 @pytest.fixture
 def reporter(assembled, tmp_path):
-    with Reporter(assembled, metrics.Clock(), tmp_path, 0, None, enabled=True) as reporter:
+    with opened(assembled, tmp_path) as reporter:
         yield reporter
 
 
@@ -48,12 +57,77 @@ def test_a_step_is_reported_when_the_next_one_is_added(reporter, tmp_path):
     assert steps(tmp_path) == [1, 2]
 
 
-def test_evaluation_is_reported_by_task(reporter, tmp_path, capsys):
+def test_an_evaluation_is_one_row_and_a_line_a_task(assembled, tmp_path, capsys):
     row = {"loss_per_nonpadding_target_token": 2.5, "accuracy": 0.25}
-    reporter.add_evaluation(7, {"one": row, "two": row | {"accuracy": 0.5}})
-    first, second = metrics.read_metrics(tmp_path / metrics.METRICS_FILE)
-    assert first == {"step": 7, "eval/one/loss_per_nonpadding_target_token": 2.5, "eval/one/accuracy": 0.25}
-    assert second["eval/two/accuracy"] == 0.5
+    scores = {"one": {"accuracy": 80.0, "f1": 60.0}, "three": {"accuracy": 50.0}}
+    with opened(assembled, tmp_path) as reporter:
+        reporter.add_evaluation(7, Results(7, "validation", {"one": row, "two": row}, scores))
+    (found,) = metrics.read_metrics(tmp_path / metrics.METRICS_FILE)
+    assert found["step"] == 7
+    assert found["eval/two/accuracy"] == 0.25 and found["inference_eval/one/f1"] == 60.0
+    assert found["inference_eval/average"] == 60.0
+    assert capsys.readouterr().err.splitlines() == [
+        "step 7: one: held-out loss 2.500 nats a token, accuracy 25.0%; answers: accuracy 80.00, f1 60.00",
+        "step 7: two: held-out loss 2.500 nats a token, accuracy 25.0%",
+        "step 7: three: answers: accuracy 50.00",
+        "step 7: average 60.00",
+    ]
+
+
+def shown(folder):
+    """Tags of texts and pictures in TensorBoard's files, with their steps."""
+    values = [(e.step, v) for e in tensorboard_events.events(folder / "tensorboard") for v in e.summary.value]
+    return [(step, value.tag) for step, value in values if not value.HasField("simple_value")]
+
+
+def test_tensorboard_shows_what_the_run_is_what_it_answers_and_its_plot(reporter, tmp_path):
+    Figure(figsize=(1, 1)).savefig(tmp_path / "masks.png")
+    reporter.describe("BATCH_SIZE = 16", "a table", {"masks": tmp_path / "masks.png"})
+    reporter.add(1, sums())
+    reporter.add_examples(1, {"one": [{"inputs": "a", "targets": "b", "prediction": "b", "correct": True}], "two": []})
+    assert reporter.finish(1) == tmp_path / "loss.png"
+    assert shown(tmp_path) == [
+        *((0, tag) for tag in ("config.gin", "model-info", "masks")),
+        *((1, tag) for tag in ("examples/one", "loss")),
+    ]
+
+
+def with_vectors(assembled, **changes):
+    names = blocks.names(assembled.shapes.params)
+    return sums(**changes) | {name: np.arange(len(names), dtype=np.float32) for name in ("grad_rms", "update_ratio")}
+
+
+@pytest.mark.parametrize(("resumed", "first_step", "expected"), [(False, 98, [99, 100]), (True, 98, [100])])
+def test_blocks_are_written_once_a_period_and_at_the_runs_first_step(
+    assembled, tmp_path, resumed, first_step, expected
+):
+    with Reporter(assembled, metrics.Clock(), tmp_path, first_step, None, resumed=resumed, enabled=True) as reporter:
+        for step in (99, 100, 101):
+            reporter.add(step, with_vectors(assembled))
+        reporter.flush()
+    rows = {row["step"]: row for row in metrics.read_metrics(tmp_path / metrics.METRICS_FILE)}
+    names = blocks.names(assembled.shapes.params)
+    assert [step for step, row in rows.items() if f"grad_rms/{names[0]}" in row] == expected
+    assert [rows[100][f"update_ratio/{name}"] for name in names] == list(range(len(names)))
+    assert "grad_rms" not in rows[100]
+
+
+def test_the_first_loss_stands_beside_log_v_once(assembled, tmp_path, capsys):
+    with opened(assembled, tmp_path) as reporter:
+        for step in (1, 2):
+            reporter.add(step, sums(loss=88.0, weights=4.0))
+        reporter.flush()
+    lines = capsys.readouterr().err.splitlines()
+    vocabulary = assembled.config.model.vocab_size
+    assert f"step 1: loss 22.00 nats a token; log V = {math.log(vocabulary):.2f}, what guessing evenly costs" in lines
+    assert len([line for line in lines if line.startswith("warning: new parameters")]) == 1
+
+
+def test_a_resumed_run_has_no_first_loss(assembled, tmp_path, capsys):
+    with Reporter(assembled, metrics.Clock(), tmp_path, 4, None, resumed=True, enabled=True) as reporter:
+        reporter.add(5, sums(loss=88.0))
+        reporter.flush()
+    assert "log V" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -76,7 +150,7 @@ def test_parameters_that_are_not_finite_stop_the_run(reporter):
 
 
 def test_other_processes_write_nothing_and_still_stop(assembled, tmp_path):
-    with Reporter(assembled, metrics.Clock(), tmp_path, 0, None, enabled=False) as reporter:
+    with Reporter(assembled, metrics.Clock(), tmp_path, 0, None, resumed=False, enabled=False) as reporter:
         reporter.add(1, sums(objective=math.nan))
         with pytest.raises(UserError, match="The loss of step 1 is nan"):
             reporter.flush()

@@ -250,7 +250,7 @@ def test_sums_count_what_they_say(architecture):
     for name, value in expected.items():
         assert float(sums[name]) == pytest.approx(value, rel=1e-5), name
     assert float(sums["objective"]) == pytest.approx(expected["loss"], rel=1e-5)
-    assert set(sums) == {*expected, "objective", "grad_norm"}
+    assert set(sums) == {*expected, "objective", "grad_norm", "grad_rms", "update_ratio"}
 
 
 def test_a_right_answer_counts_as_correct():
