@@ -17,7 +17,11 @@ setuptools.setup(
     # The two top-level folders travel inside the package, where `resources.py` looks first.
     packages=[*setuptools.find_packages(include=["t5x_mini", "t5x_mini.*"]), "t5x_mini.gin", "t5x_mini.data"],
     package_dir={"t5x_mini.gin": "gin", "t5x_mini.data": "data"},
-    package_data={"t5x_mini.gin": ["**/*.gin"], "t5x_mini.data": ["**/*"]},
+    package_data={
+        "t5x_mini.gin": ["**/*.gin"],
+        "t5x_mini.data": ["**/*"],
+        "t5x_mini.report": ["web/*", "uplot/*"],
+    },
     install_requires=[
         "etils>=1.12",
         "flax>=0.12,<0.13",

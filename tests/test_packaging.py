@@ -36,6 +36,7 @@ def test_the_wheel_carries_every_gin_file_and_all_data(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert {f"t5x_mini/{name}" for name in _files("gin") | _files("data")} <= inside
     assert "t5x_mini/gin/quickstart.gin" in inside
+    assert _files("t5x_mini/report/web") | _files("t5x_mini/report/uplot") <= inside
     assert not [name for name in inside if name.startswith(("gin/", "data/", "tests/"))]
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
 from t5x_mini.feed.config import FeedConfig
-from t5x_mini.inspect import stages, token_text
+from t5x_mini.inspect import stages, token_loss, token_text
 from t5x_mini.inspect.rebuild import rebuild_batch
 from t5x_mini.inspect.stages import Example
 from t5x_mini.inspect.task_list import list_tasks
+from t5x_mini.inspect.token_loss import Checkpoint, TokenLoss
 from t5x_mini.inspect.token_text import Style, paragraph
 from t5x_mini.model.config import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from t5x_mini.config import RunConfig
 
 __all__ = ["inspect_run", "inspect_task", "list_tasks", "padding_shares"]
 
@@ -25,6 +31,8 @@ _MEASURED_EXAMPLES = 500
 _MEASURED_BATCHES = 4
 _RAW_CHARACTERS = 400
 _RAW_FIELDS = 6
+# Of the rows and tokens that cost most.
+_LISTED = 20
 
 
 def inspect_task(feed: FeedConfig, architecture: str | None, split: str, examples: int, output: str | None) -> None:
@@ -135,13 +143,13 @@ def _print_received(received: Mapping[tuple[str, ...], dict[str, np.ndarray]], v
         print()
 
 
-def print_row(row: Mapping[str, np.ndarray], vocabulary, style: Style) -> None:
-    """Prints what a model receives as one row: int[length] by SeqIO's names."""
+def print_row(row: Mapping[str, np.ndarray], vocabulary, style: Style, nats: np.ndarray | None = None) -> None:
+    """Prints what a model receives as one row: int[length] by SeqIO's names; and what each target costs, if given."""
     if "encoder_input_tokens" in row:
         print(_tokens("encoder reads", row["encoder_input_tokens"], vocabulary, style, indent=4))
     print(_tokens("decoder reads", row["decoder_input_tokens"], vocabulary, style, indent=4))
     targets, loss = row["decoder_target_tokens"], row["decoder_loss_weights"]
-    print(_tokens("decoder writes", targets, vocabulary, style, loss, indent=4))
+    print(_tokens("decoder writes", targets, vocabulary, style, loss, nats, indent=4))
     positions = np.flatnonzero(loss)
     print(paragraph("loss on", [f"{len(positions)} of {len(loss)} positions:", token_text.ranges(positions)], indent=4))
     if "decoder_causal_attention" in row:
@@ -149,8 +157,8 @@ def print_row(row: Mapping[str, np.ndarray], vocabulary, style: Style) -> None:
         print(paragraph("prefix", ["positions", token_text.ranges(prefix)], indent=4))
 
 
-def _tokens(label: str, tokens, vocabulary, style: Style, loss=None, indent: int = 2) -> str:
-    words = token_text.token_words(tokens, vocabulary, style, loss)
+def _tokens(label: str, tokens, vocabulary, style: Style, loss=None, nats=None, indent: int = 2) -> str:
+    words = token_text.token_words(tokens, vocabulary, style, loss, nats)
     return paragraph(label, [f"{len(tokens)}:", *words], indent, 22 - indent)
 
 
@@ -184,14 +192,71 @@ def _print_shares(shares: Mapping[str, Mapping[str, Mapping[str, float]]]) -> No
         print(paragraph(architecture, ", ".join(words).split()))
 
 
-def inspect_run(run_dir: str, step: int) -> None:
-    """Prints the batch of a step of a run, row by row. Raises what `rebuild.rebuild_batch` raises."""
+def inspect_run(run_dir: str, step: int, rows: int) -> None:
+    """Prints the batch of a step of a run, and what each token costs under the checkpoint that is nearest to it.
+
+    Without such a checkpoint it says so, and shows the batch alone.
+
+    Args:
+        step: 1 for the first one, as in the run's metrics.
+        rows: how many to print at most, the costliest first.
+
+    Raises:
+        UserError: as `rebuild.rebuild_batch`.
+    """
     rebuilt = rebuild_batch(run_dir, step)
-    vocabulary, style = feeds.vocabulary(rebuilt.feed), token_text.style_for(sys.stdout)
-    rows = len(rebuilt.batch["decoder_target_tokens"])
-    print(style.title(f"batch {step} of {run_dir}: {rows} rows of {rebuilt.feed.mixture_or_task_name}"))
-    print(style.aside(rebuilt.origin) + "\n")
-    for row in range(rows):
-        print(f"  {style.title(f'row {row}')}")
-        print_row({name: values[row] for name, values in rebuilt.batch.items()}, vocabulary, style)
+    feed, batch = rebuilt.config.feed, rebuilt.batch
+    vocabulary, style = feeds.vocabulary(feed), token_text.style_for(sys.stdout)
+    count = len(batch["decoder_target_tokens"])
+    print(style.title(f"batch {step} of {run_dir}: {count} rows of {feed.mixture_or_task_name}"))
+    print(style.aside(rebuilt.origin))
+    try:
+        checkpoint = token_loss.nearest_checkpoint(rebuilt.config, run_dir, step)
+        losses = token_loss.measure(checkpoint, rebuilt.config, batch)
+    except UserError as error:
+        print(f"no losses: {error}\n")
+        _print_rows(batch, range(count), rows, None, vocabulary, style)
+        return
+    print(style.aside(f"losses are those of {checkpoint.path}, {checkpoint.distance}"))
+    print(f"nats a token: {token_text.cost_legend(style)}\n")
+    _print_rows(batch, losses.rows, rows, losses, vocabulary, style)
+    _print_losses(losses, token_loss.recorded_loss(run_dir, step), checkpoint, rebuilt.config)
+    _print_costliest(losses, batch["decoder_target_tokens"], vocabulary, style)
+
+
+def _print_rows(
+    batch: Mapping[str, np.ndarray], order: Sequence[int], most: int, losses: TokenLoss | None, vocabulary, style: Style
+) -> None:
+    for row in order[:most]:
+        mean = "" if losses is None else f", {losses.of_rows[row]:.2f} nats a token"
+        print(f"  {style.title(f'row {row}')}{mean}")
+        nats = None if losses is None else losses.nats[row]
+        print_row({name: values[row] for name, values in batch.items()}, vocabulary, style, nats)
         print()
+    if len(order) > most:
+        print(f"  {len(order) - most} more rows are not shown; --rows={len(order)} shows all.\n")
+
+
+def _print_losses(
+    losses: TokenLoss, recorded: tuple[float, float] | None, checkpoint: Checkpoint, run: RunConfig
+) -> None:
+    """The batch's loss beside the one that training measured, and how it lies over targets and rows."""
+    vocab_size = feeds.model_vocab_size(run.feed)
+    print(paragraph("this batch", f"{losses.mean:.3f} nats a token, a guess {math.log(vocab_size):.2f}".split()))
+    if recorded is not None:
+        words = f"{recorded[0]:.3f} in metrics.jsonl, {recorded[1]:.3f} with z-loss"
+        reasons = ", ".join(token_loss.why_they_differ(checkpoint, run))
+        print(paragraph("in training", [*words.split(), *(f"({reasons})".split() if reasons else [])]))
+    quarters = [f"{mean:.2f}" for mean in losses.of_quarters]
+    print(paragraph("quarters of targets", [*quarters, "(from their beginning to their end)"]))
+    rows = [f"row {row} {losses.of_rows[row]:.2f}," for row in losses.rows[:_LISTED]]
+    print(paragraph("costliest rows", [*rows[:-1], rows[-1].rstrip(",")]))
+
+
+def _print_costliest(losses: TokenLoss, targets: np.ndarray, vocabulary, style: Style) -> None:
+    print("\ncostliest tokens")
+    for row, position in losses.costliest(_LISTED):
+        places = np.flatnonzero(losses.examples[row] == losses.examples[row, position])
+        places = places[targets[row, places] != 0]
+        text = token_text.in_context(targets[row, places], int(np.searchsorted(places, position)), vocabulary, style)
+        print(f"  {losses.nats[row, position]:>6.2f}  row {row:<3} position {position:<4} {text}")

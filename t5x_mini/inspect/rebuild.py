@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tqdm
 
 from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
-from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.position import Position
+
+if TYPE_CHECKING:
+    from t5x_mini.config import RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +23,12 @@ class Rebuilt:
 
     Attributes:
         batch: int32 `[batch_size, length]` by SeqIO's names, the rows of all hosts.
-        feed: the run's, which says the task and its vocabulary.
+        config: the run's.
         origin: where reading began, in words.
     """
 
     batch: dict[str, np.ndarray]
-    feed: FeedConfig
+    config: RunConfig
     origin: str
 
 
@@ -44,17 +47,17 @@ def rebuild_batch(run_dir: str, step: int) -> Rebuilt:
     if not (folder / "config.gin").is_file():
         raise UserError(f"{run_dir} is not a run: it has no config.gin. Write a MODEL_DIR, such as runs/quickstart.")
     run = config.load([str(folder / "config.gin")], training=False)
-    first, last = _first_step(run), _last_step(folder)
+    first, last = first_step(run), _last_step(folder)
     if not first < step <= last:
         done = f"the steps {first + 1} to {last}" if last > first else "no step"
         raise UserError(f"{run_dir} has no batch {step}: it has done {done}. Write another --step.")
     if run.feed.data_feed == "tokens":
         reader = feeds.make_feed(run.feed, run.model.architecture)
-        return Rebuilt(reader.batch(step - 1 - first), run.feed, "made from the seed and the step")
+        return Rebuilt(reader.batch(step - 1 - first), run, "made from the seed and the step")
     return _read_ahead(run, folder, first, step)
 
 
-def _read_ahead(run, folder: Path, first: int, step: int) -> Rebuilt:
+def _read_ahead(run: RunConfig, folder: Path, first: int, step: int) -> Rebuilt:
     """Every host's share, read from the nearest place that a checkpoint before the step has kept."""
     kept = _positions(folder, step - 1)
     start = kept[0] if kept else first
@@ -69,24 +72,28 @@ def _read_ahead(run, folder: Path, first: int, step: int) -> Rebuilt:
             next(reader)
         shares.append(next(reader))
     batch = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
-    return Rebuilt(batch, run.feed, f"{origin}, {step - start} further on")
+    return Rebuilt(batch, run, f"{origin}, {step - start} further on")
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of a run's checkpoints, oldest first."""
+    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
 
 
 def _positions(folder: Path, last: int) -> tuple[int, list[Path]] | None:
     """The newest checkpoint up to step `last`, and its places in the data, one a host."""
-    steps = sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
-    for step in reversed([step for step in steps if step <= last]):
+    for step in reversed([step for step in checkpoint_steps(folder) if step <= last]):
         files = list((folder / "checkpoints" / str(step) / "position").glob("process_*-of-*"))
         if files and len(files) == int(files[0].name.rpartition("-")[2]):
             return step, sorted(files, key=lambda path: int(path.name.split("_")[1].partition("-")[0]))
     return None
 
 
-def _first_step(run) -> int:
+def first_step(run: RunConfig) -> int:
     """The step that the run started from: not 0 where it took up another run's parameters; its data starts anew."""
-    from t5x_mini.train.run import first_step
+    from t5x_mini.train import run as runs
 
-    return first_step(run.train)
+    return runs.first_step(run.train)
 
 
 def _last_step(folder: Path) -> int:

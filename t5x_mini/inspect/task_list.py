@@ -44,7 +44,8 @@ def _row(definition: Definition, alias: str | None) -> tuple[str, ...]:
     if isinstance(definition, Mixture):
         named = isinstance(definition.tasks, Mapping)
         rates = [f"{task} {rate:g}" for task, rate in definition.tasks.items()] if named else definition.tasks
-        return name, "mixture", f"{len(rates)} tasks", "", "", _joined(rates)
+        without = f" without {', '.join(definition.without)}" if definition.without else ""
+        return name, "mixture", f"{len(rates)} tasks{without}", "", "", _joined(rates)
     if isinstance(definition, PretrainingTask):
         kind, learned = "pretraining", _objective(definition.objective)
     else:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
+import math
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import TextIO
@@ -15,6 +18,9 @@ from t5x_mini.tasks.vocabularies import EOS_ID, PAD_ID
 
 _SPANS = ("\x1b[1;31m", "\x1b[1;34m", "\x1b[1;35m", "\x1b[1;32m", "\x1b[1;36m", "\x1b[1;33m")
 _BOLD, _DIM, _OFF = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+# From cheap to costly, green to red, of the 256 colours: each can be read on a dark and on a light ground.
+_COSTS = tuple(f"\x1b[38;5;{colour}m" for colour in (36, 71, 106, 142, 172, 202, 196))
+_COST_EDGES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 # A run of alike tokens longer than both ends together shows its ends.
 _ENDS = 12
 
@@ -32,6 +38,10 @@ class Style:
     def loss(self, text: str) -> str:
         return f"{_BOLD}{text}{_OFF}" if self.colour else f"{text}*"
 
+    def cost(self, text: str, nats: float) -> str:
+        """A token that costs `nats`: in the colour of that, or with the number behind it."""
+        return f"{_COSTS[_cost_level(nats)]}{text}{_OFF}" if self.colour else f"{text} {nats:.2f}"
+
     def title(self, text: str) -> str:
         return f"{_BOLD}{text}{_OFF}" if self.colour else text
 
@@ -42,6 +52,18 @@ class Style:
 def style_for(stream: TextIO) -> Style:
     """Colour on a terminal, unless NO_COLOR says otherwise (https://no-color.org)."""
     return Style(stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
+
+
+def cost_legend(style: Style) -> str:
+    """What explains `Style.cost`."""
+    if not style.colour:
+        return "behind each token that carries loss"
+    names = [f"up to {_COST_EDGES[0]:g}", *(f"{edge:g}" for edge in _COST_EDGES[1:]), "more"]
+    return "  ".join(f"{colour}{name}{_OFF}" for colour, name in zip(_COSTS, names, strict=True))
+
+
+def _cost_level(nats: float) -> int:
+    return len(_COST_EDGES) if math.isnan(nats) else bisect.bisect_left(_COST_EDGES, nats)
 
 
 def sentinels(vocabulary) -> range:
@@ -116,10 +138,17 @@ def masked_text(runs: Sequence[tuple[np.ndarray, bool]], vocabulary, style: Styl
     return "".join(parts).strip()
 
 
-def token_words(tokens: np.ndarray, vocabulary, style: Style, loss: np.ndarray | None = None) -> list[str]:
+def token_words(
+    tokens: np.ndarray,
+    vocabulary,
+    style: Style,
+    loss: np.ndarray | None = None,
+    nats: np.ndarray | None = None,
+) -> list[str]:
     """One word a token, `▁the(12)`, with a mark on those that carry loss and the spans' sentinels in colour.
 
-    Of long runs that are alike (with loss, without, padding) the middle is left out.
+    Of long runs that are alike (with loss, without, padding) the middle is left out. Where `nats` says what each token
+    costs, all that carry loss are there, with what they cost in place of the mark.
     """
     carries = np.zeros(len(tokens), bool) if loss is None else np.asarray(loss) != 0
     padding = np.arange(len(tokens)) > np.max(np.flatnonzero(tokens), initial=-1)
@@ -128,6 +157,9 @@ def token_words(tokens: np.ndarray, vocabulary, style: Style, loss: np.ndarray |
         positions = list(run)
         if empty:
             words.append(style.aside(f"({len(positions)} × padding)"))
+            continue
+        if marked and nats is not None:
+            words += [style.cost(f"{piece(vocabulary, int(tokens[i]))}({tokens[i]})", nats[i]) for i in positions]
             continue
         shown = [_word(int(tokens[i]), vocabulary, style, bool(marked)) for i in positions]
         if len(shown) > 2 * _ENDS + 1:
@@ -142,6 +174,22 @@ def _word(token: int, vocabulary, style: Style, marked: bool) -> str:
     if style.colour and token in sentinels(vocabulary):
         word = style.span(word, vocabulary.vocab_size - 1 - token)
     return style.loss(word) if marked else word
+
+
+def in_context(tokens: np.ndarray, place: int, vocabulary, style: Style, around: int = 8) -> str:
+    """The token at a place, in brackets, in the text that `around` tokens on both sides make."""
+    first, end = max(place - around, 0), place + around + 1
+    texts = [_spaced(piece(vocabulary, int(token))) for token in tokens[first:end]]
+    it = texts[place - first]
+    bare = it.lstrip(" ")
+    texts[place - first] = it[: len(it) - len(bare)] + style.title(f"[{bare}]")
+    text = "".join(texts).strip().replace("\n", "\\n")
+    return f"{'… ' * (first > 0)}{text}{' …' * (end < len(tokens))}"
+
+
+def _spaced(piece: str) -> str:
+    """With a space for `▁`, and one before what is no text."""
+    return f" {piece}" if piece.startswith("<extra_id_") or piece == "</s>" else piece.replace("▁", " ")
 
 
 def ranges(positions: np.ndarray) -> str:
@@ -169,6 +217,4 @@ def paragraph(label: str, words: Sequence[str], indent: int = 2, width: int = 20
 
 def _visible(text: str) -> int:
     """Characters that take room: without the colours."""
-    for code in (*_SPANS, _BOLD, _DIM, _OFF):
-        text = text.replace(code, "")
-    return len(text)
+    return len(re.sub(r"\x1b\[[0-9;]*m", "", text))

@@ -435,11 +435,11 @@ def test_a_rebuilt_batch_is_the_one_that_was_trained_on(run, step):
 def test_the_batch_is_printed_row_by_row(run, capsys):
     folder, seen = run
     capsys.readouterr()
-    commands.inspect_run(str(folder), 5)
+    commands.inspect_run(str(folder), 5, 8)
     out = capsys.readouterr().out
     assert "batch 5 of" in out and "8 rows of mine" in out and out.count("decoder writes") == 8
     first = int(seen[4]["decoder_target_tokens"][7, 1])
-    assert f"({first})*" in out.partition("row 7")[2].partition("decoder writes")[2]
+    assert re.search(rf"\({first}\) \d+\.\d\d", out.partition("row 7,")[2].partition("decoder writes")[2])
 
 
 @pytest.mark.slow
