@@ -1,4 +1,5 @@
 # make pretrain    installs t5x-mini into .venv, then trains a small T5 on the documentation of what was installed
+# make glue        pretrains for some minutes, finetunes on small tables in GLUE's format, prints what it brought
 # make test        adds what the tests need, PyTorch for one, and runs all but the slow ones (.venv/bin/pytest -m slow)
 # make lint        ruff
 # make clean       removes .venv and the caches, and leaves runs/
@@ -7,10 +8,15 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: pretrain test lint clean
+.PHONY: pretrain glue test lint clean
 
 pretrain: $(VENV)/installed
 	$(VENV)/bin/t5x-mini train --gin_file=gin/quickstart.gin
+
+glue: $(VENV)/installed
+	$(VENV)/bin/t5x-mini train --gin_file=gin/tiny_glue/pretrain.gin
+	$(VENV)/bin/t5x-mini glue --checkpoint=runs/tiny_glue/pretrained --gin_file=gin/tiny_glue/finetune.gin \
+		--output=runs/tiny_glue --from_scratch --seeds=3
 
 test: $(VENV)/dev
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

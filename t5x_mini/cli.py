@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import warnings
@@ -67,6 +68,14 @@ def _run(options: argparse.Namespace) -> None:
             list_tasks(_feed(options)[0])
         case "inspect":
             _inspect(options)
+        case "report":
+            from t5x_mini.report.page import report
+
+            print(report(options.runs, options.output))
+        case "compare":
+            from t5x_mini.report.compare import compare
+
+            compare(options.runs)
         case "vocab":
             _vocab(options)
         case "tokenize":
@@ -75,6 +84,8 @@ def _run(options: argparse.Namespace) -> None:
             feed, _ = _feed(options, options.task)
             chosen = {"splits": options.split, "workers": options.workers}
             tokenize(feed, options.task, **chosen, shard=options.shard, output=options.output)
+        case "glue":
+            _glue(options)
         case "generate":
             _generate(options)
         case "import":
@@ -88,17 +99,34 @@ def _run(options: argparse.Namespace) -> None:
 def _run_with_config(options: argparse.Namespace) -> None:
     from t5x_mini import config
 
+    if options.command == "train" and options.overfit_one_batch and options.dry_run:
+        raise UserError("--dry_run trains nothing: leave it out, or --overfit_one_batch.")
     command_needs = {"training": options.command == "train", "needs_task": options.command != "infer"}
     run = config.load(options.gin_file, options.bindings, options.search_paths, **command_needs)
     if options.command == "eval":
-        from t5x_mini.evaluate.evaluator import evaluate as command
+        from t5x_mini.evaluate.eval_command import evaluate as command
     elif options.command == "infer":
         from t5x_mini.evaluate.infer import infer as command
     elif options.dry_run:
         from t5x_mini.train.loop import dry_run as command
+    elif options.overfit_one_batch:
+        from t5x_mini.train.overfit import overfit
+
+        command = functools.partial(overfit, steps=options.overfit_one_batch)
     else:
         from t5x_mini.train.loop import train as command
     command(run)
+
+
+def _glue(options: argparse.Namespace) -> None:
+    if options.checkpoint is None:
+        raise UserError("Which model is to be finetuned? Write --checkpoint=runs/quickstart.")
+    from t5x_mini.glue.benchmark import DEFAULT
+    from t5x_mini.glue.command import glue
+
+    names = ("output", "strategy", "seeds", "from_scratch", "bindings", "search_paths")
+    chosen = {name: getattr(options, name) for name in names}
+    glue(options.checkpoint, files=options.gin_file, tasks=options.tasks or DEFAULT, **chosen)
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -135,8 +163,9 @@ def _inspect(options: argparse.Namespace) -> None:
         _refuse(options, of_task, "A batch of a run is rebuilt as the run made it")
         from t5x_mini.inspect.commands import inspect_run
 
-        inspect_run(options.run, options.step)
+        inspect_run(options.run, options.step, options.rows or 8)
         return
+    _refuse(options, ("rows",), "Rows are of a run's batch (--run=FOLDER --step=K)")
     if options.step is not None:
         raise UserError("--step=K is a step of a run: write --run=FOLDER too.")
     if options.task is None:

@@ -18,7 +18,8 @@ COMMANDS = {
   t5x-mini train --gin_file=gin/quickstart.gin
   t5x-mini train --gin_file=gin/quickstart.gin --gin_file=gin/architectures/prefix_lm.gin --gin.MODEL_DIR=runs/prefix
   t5x-mini train --gin_file=gin/runs/pretrain.gin --gin.MODEL_DIR=runs/c4 --dry_run
-  t5x-mini train --gin_file=runs/quickstart/config.gin --gin.TRAIN_STEPS=2000""",
+  t5x-mini train --gin_file=runs/quickstart/config.gin --gin.TRAIN_STEPS=2000
+  t5x-mini train --gin_file=gin/quickstart.gin --gin.MODEL_DIR=runs/check --overfit_one_batch""",
     ),
     "eval": (
         "measure a checkpoint",
@@ -26,6 +27,16 @@ COMMANDS = {
         """examples:
   t5x-mini eval --gin_file=runs/quickstart/config.gin
   t5x-mini eval --gin_file=runs/quickstart/config.gin --gin.CHECKPOINT_PATH=runs/quickstart/checkpoints/500""",
+    ),
+    "glue": (
+        "finetune on the GLUE benchmark and evaluate",
+        "Finetunes a checkpoint on all of GLUE by gin/runs/finetune.gin (T5's recipe), and prints the table of its "
+        "metrics beside chance. Writes the table, and a submission to gluebenchmark.com. Interrupted, it goes on where "
+        "it was when it is run again. Gin files and bindings come after the recipe.",
+        """examples:
+  t5x-mini glue --checkpoint=google/flan-t5-small --output=runs/flan_t5_glue
+  t5x-mini glue --checkpoint=runs/quickstart --gin_file=gin/runs/finetune_small.gin --tasks=cola,rte --seeds=3
+  t5x-mini glue --checkpoint=runs/x --gin_file=gin/runs/finetune_small.gin --gin.GLUE_DIR=tiny --from_scratch""",
     ),
     "infer": (
         "write a checkpoint's answers to many inputs",
@@ -73,11 +84,30 @@ COMMANDS = {
     "inspect": (
         "look at a task's examples, or at a batch of a run",
         "Prints examples of a task at every stage: the text, its tokens, what the objective makes of them, and what "
-        "each architecture receives; and draws how long they are. Or rebuilds one batch of a run.",
+        "each architecture receives; and draws how long they are. Or rebuilds one batch of a run, and shows what each "
+        "of its tokens costs under the nearest checkpoint.",
         """examples:
   t5x-mini inspect --task=installed_docs_span_corruption
   t5x-mini inspect --task=my_text --gin_file=my_text.gin --architecture=prefix_lm --examples=1
-  t5x-mini inspect --run=runs/quickstart --step=500""",
+  t5x-mini inspect --run=runs/quickstart --step=500
+  t5x-mini inspect --run=runs/quickstart --step=500 --rows=16""",
+    ),
+    "report": (
+        "write a page about runs",
+        "Writes one HTML page about runs, finished or going on: where their settings differ, losses, learning rate, "
+        "norms, speed and where the time went, evaluations, example answers, and the commands to do them again. It "
+        "needs no network to be viewed.",
+        """examples:
+  t5x-mini report runs/quickstart
+  t5x-mini report runs/quickstart runs/prefix_lm --output=both.html""",
+    ),
+    "compare": (
+        "set runs side by side",
+        "Prints where the configurations of runs differ, and side by side their losses, scores, speed and where their "
+        "time went. The others are compared with the first.",
+        """examples:
+  t5x-mini compare runs/quickstart runs/prefix_lm
+  t5x-mini compare runs/quickstart runs/prefix_lm runs/causal_lm""",
     ),
     "vocab": (
         "train a vocabulary, or compare two",
@@ -108,7 +138,7 @@ COMMANDS = {
 
 _RUN_COMMANDS = ("train", "eval", "infer")
 _DATA_COMMANDS = ("tasks", "inspect", "vocab", "tokenize")
-_SEQIO_COMMANDS = (*_RUN_COMMANDS, "inspect")
+_SEQIO_COMMANDS = (*_RUN_COMMANDS, "glue", "inspect")
 
 
 class Parser(argparse.ArgumentParser):
@@ -142,18 +172,51 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     commands["train"].add_argument(
         "--dry_run", action="store_true", help="print the configuration and the number of parameters, and stop"
     )
+    commands["train"].add_argument(
+        "--overfit_one_batch",
+        nargs="?",
+        const=300,
+        type=_count,
+        metavar="STEPS",
+        help="train on the first batch alone, up to so many times (300), and say whether it is learned by heart: a "
+        "model that can't has a mistake in its data, masks or optimiser",
+    )
+    _add_glue_options(commands["glue"])
     _add_generate_options(commands["generate"])
     _add_import_options(commands["import"])
     _add_export_options(commands["export"])
     _add_inspect_options(commands["inspect"])
+    commands["compare"].add_argument("runs", nargs="*", metavar="RUN", help="the MODEL_DIR of a run; two or more")
     _add_vocab_options(commands["vocab"])
     _add_tokenize_options(commands["tokenize"])
     _add_mask_options(commands["show"])
-    for name in (*_RUN_COMMANDS, *_DATA_COMMANDS):
+    _add_report_options(commands["report"])
+    for name in (*_RUN_COMMANDS, "glue", *_DATA_COMMANDS):
         _add_gin_options(commands[name])
     for name in _SEQIO_COMMANDS:
         _add_cache_option(commands[name])
     return parser, commands
+
+
+def _add_glue_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="PATH", help="what to finetune: as for generate")
+    parser.add_argument("--output", default="runs/glue", metavar="FOLDER", help="of all runs (default: runs/glue)")
+    parser.add_argument(
+        "--tasks",
+        type=_words,
+        metavar="NAME,...",
+        help="of cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte and wnli (default: all but wnli, as T5)",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=["multi_task", "per_task"],
+        default="multi_task",
+        help="one finetuning on all tasks, mixed by their sizes, or one for each (default: multi_task)",
+    )
+    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="repeat it with N seeds (default: 1)")
+    parser.add_argument(
+        "--from_scratch", action="store_true", help="train the same model from random initialisation too, to compare"
+    )
 
 
 def _add_generate_options(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +290,9 @@ def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="the PNG of lengths to write (default: lengths.png)")
     parser.add_argument("--run", metavar="FOLDER", help="the MODEL_DIR of a run, in place of --task")
     parser.add_argument("--step", type=_index, metavar="K", help="of the run: the batch that it got in this step")
+    parser.add_argument(
+        "--rows", type=_count, metavar="N", help="of the batch to print, the costliest first (default: 8)"
+    )
 
 
 def _add_vocab_options(parser: argparse.ArgumentParser) -> None:
@@ -301,6 +367,13 @@ def _add_cache_option(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="FOLDER,...",
         help="where SeqIO's cache tool wrote tasks, for USE_CACHED_TASKS",
+    )
+
+
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the MODEL_DIR of a run")
+    parser.add_argument(
+        "--output", default="report.html", metavar="FILE", help="the page to write (default: report.html)"
     )
 
 

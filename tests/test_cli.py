@@ -25,7 +25,7 @@ def called(monkeypatch):
         monkeypatch.setitem(sys.modules, module, fake)
 
     stand_in("t5x_mini.train.loop", "train", "dry_run")
-    stand_in("t5x_mini.evaluate.evaluator", "evaluate")
+    stand_in("t5x_mini.evaluate.eval_command", "evaluate")
     stand_in("t5x_mini.evaluate.infer", "infer")
     stand_in("t5x_mini.model.mask_figure", "draw_masks")
     stand_in("t5x_mini.inspect.commands", "inspect_task", "inspect_run")
@@ -116,7 +116,8 @@ def test_inspect_looks_at_a_task(called):
 
 def test_inspect_looks_at_a_step_of_a_run(called):
     assert cli.main(["inspect", "--run=runs/x", "--step=0"]) == 0
-    assert called == [("inspect_run", "runs/x", 0)]
+    assert cli.main(["inspect", "--run=runs/x", "--step=3", "--rows=20"]) == 0
+    assert called == [("inspect_run", "runs/x", 0, 8), ("inspect_run", "runs/x", 3, 20)]
 
 
 def test_vocab_trains_on_a_task_or_on_files(called):
@@ -200,6 +201,7 @@ def test_export_says_where(called, capsys):
         (["show", "masks", "--gin.BATCH_SIZE=4"], "`t5x-mini show` reads no configuration"),
         (["inspect"], "Nothing to inspect. Write --task=NAME, or --run=FOLDER --step=K."),
         (["inspect", "--task=a", "--step=3"], "--step=K is a step of a run: write --run=FOLDER too."),
+        (["inspect", "--task=a", "--rows=3"], "Rows are of a run's batch (--run=FOLDER --step=K): leave out --rows."),
         (["inspect", "--run=runs/x"], "Which batch of runs/x? Write --step=K."),
         (["inspect", "--run=runs/x", "--step=3", "--split=dev"], "rebuilt as the run made it: leave out --split."),
         (["inspect", "--run=x", "--step=3", "--gin.BATCH_SIZE=4"], "leave out --gin.NAME=VALUE."),

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from t5x_mini import cli, config, config_checks, resources
+from t5x_mini import checkpoint_defaults, cli, config, config_checks, gin_files, resources
 from t5x_mini.feed import feeds
 from t5x_mini.model import transformer
 from t5x_mini.model.config import ARCHITECTURES, TransformerConfig
@@ -85,8 +85,14 @@ PARAMETERS = {
 }
 
 
+# What a file comes after, where that is more than the quickstart.
+AFTER = {"gin/strategies/tasks_of_t5.gin": ["gin/strategies/multi_task.gin"]}
+
+
 def _load(name, *bindings):
-    return config.load([name] if name in ALONE else ["gin/quickstart.gin", name], ["MODEL_DIR=runs/x", *bindings])
+    files = [name] if name in ALONE else ["gin/quickstart.gin", *AFTER.get(name, ()), name]
+    start = ["INITIAL_CHECKPOINT_PATH=runs/y"] if "finetune" in name else []
+    return config.load(files, ["MODEL_DIR=runs/x", *start, *bindings])
 
 
 def _with_vocabulary(family, size):
@@ -115,20 +121,34 @@ def _commands(name):
     return [shlex.split(command)[1:] for command in re.findall(r"t5x-mini .*--gin_file=.*", comments)]
 
 
+def _all_but_the_model(path, training):
+    """What a checkpoint says of a configuration, in place of one: its model is the default's."""
+    said = ("MODEL_DIR=runs/x", "TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 114}", "BATCH_SIZE=32")
+    return [] if training else [gin_files.read_binding(binding) for binding in said]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_its_commands_load_and_the_file_has_its_say(name, tmp_path, monkeypatch, capsys):
     config.load(["gin/quickstart.gin"])
-    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
-    (tmp_path / "runs" / "quickstart" / "config.gin").write_text(config.operative_config())
     monkeypatch.chdir(tmp_path)
+    # No checkpoint is here to take a model from.
+    monkeypatch.setattr(checkpoint_defaults, "bindings", _all_but_the_model)
     for arguments in _commands(name):
         options = cli._parse(arguments)
+        for run_config in (file for file in options.gin_file if file.startswith("runs/")):
+            (tmp_path / run_config).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / run_config).write_text(config.operative_config())
         if options.command in ("inspect", "tokenize"):
             feed, _ = config.load_feed(options.gin_file, options.bindings, task=options.task)
             assert options.task in registry.definitions(feed)
             continue
-        run = config.load(options.gin_file, options.bindings, training=options.command == "train")
-        assert config.load([*options.gin_file, name], options.bindings) == run, "another file overrides it"
+        if options.command == "glue":  # which makes these of its own options
+            options.bindings += ["MODEL_DIR=runs/x", "INITIAL_CHECKPOINT_PATH=runs/y"]
+        training = options.command == "train"
+        run = config.load(options.gin_file, options.bindings, training=training)
+        if name in options.gin_file:
+            again = config.load([*options.gin_file, name], options.bindings, training=training)
+            assert again == run, "another file overrides it"
     assert capsys.readouterr().err == ""
 
 

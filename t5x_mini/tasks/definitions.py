@@ -61,7 +61,8 @@ class TextToTextTask(Source):
     Attributes:
         inputs: template of the inputs: `'translate English to German: {en}'`.
         targets: template of the targets: `'{de}'`.
-        columns: names of a TSV file's columns where its first line doesn't hold them.
+        columns: names of a TSV file's columns where its first line doesn't hold them; where that is so of some files
+            alone, by their paths: `{'dev.tsv': ('label', 'sentence')}`.
         metrics: names in `evaluate/metrics.py`: `('bleu',)`.
         postprocessor: name in `evaluate/postprocessors.py` of what turns a written text into what the metrics take;
             None: the text as it is.
@@ -72,7 +73,7 @@ class TextToTextTask(Source):
 
     inputs: str = "{inputs}"
     targets: str = "{targets}"
-    columns: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | Mapping[str, tuple[str, ...]] | None = None
     metrics: tuple[str, ...] = ()
     postprocessor: str | None = None
     labels: tuple[str, ...] = ()
@@ -89,12 +90,15 @@ class Mixture:
             rates are their numbers of training examples, capped and tempered (Raffel et al. 2020, section 3.5.2).
         limit: an example count above this counts as this; for names alone.
         temperature: rates are raised to `1 / temperature`; 1: proportional, large: equal. For names alone.
+        without: names among `tasks`, or of tasks in its mixtures, that are left out, for the paper's leave-one-out
+            training; a mixture's name leaves out all of its tasks.
     """
 
     name: str
     tasks: Mapping[str, float] | Sequence[str]
     limit: int | None = None
     temperature: float = 1.0
+    without: Sequence[str] = ()
 
 
 Definition = PretrainingTask | TextToTextTask | Mixture

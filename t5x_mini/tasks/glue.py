@@ -38,7 +38,7 @@ class _Task:
         prefix: first word of the inputs; None: the task's own name.
         folder: under GLUE_DIR.
         label_column: in a TSV file; a file without it is a test set.
-        columns: of TSV files without a header.
+        columns: of TSV files without a header, which a test set always has.
         splits: the file of each split.
     """
 
@@ -78,8 +78,6 @@ _TASKS = {
         rate=8551,
         folder="CoLA",
         columns=("source", "label", "mark", "sentence"),
-        # test.tsv has a header and other columns, and no labels.
-        splits={"train": "train.tsv", "validation": "dev.tsv"},
     ),
     "sst2": _Task(texts=_SENTENCE, labels=("negative", "positive"), metrics=("accuracy",), rate=67349, folder="SST-2"),
     "mrpc": _Task(
@@ -169,7 +167,7 @@ def _definition(name: str, task: _Task, glue_dir: str | None) -> TextToTextTask:
         files = _files(task, glue_dir)
         source = dict(
             files=files,
-            columns=task.columns,
+            columns=task.columns and {path: task.columns for split, path in files.items() if split != "test"},
             write=_partial(write_tsv, name, tuple(files.values())),
         )
     return TextToTextTask(

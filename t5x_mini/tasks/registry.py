@@ -132,12 +132,29 @@ def _components(definition: Definition, feed: FeedConfig, count: _Count, inside:
         raise UserError(f"The mixture {definition.name!r} contains itself: {' > '.join((*inside, definition.name))}.")
     inside = (*inside, definition.name)
     parts = {name: _components(_part(name, definition, feed), feed, count, inside) for name in definition.tasks}
+    parts = _without(definition, parts, feed)
     flat: dict[str, float] = {}
     for name, rate in _rates(definition, parts, count or functools.partial(_count, feed, definition.limit)).items():
         total = sum(parts[name].values())
         for task, share in parts[name].items():
-            flat[task] = flat.get(task, 0.0) + rate * share / total
+            flat[task] = flat.get(task, 0.0) + (rate * share / total if share else 0.0)
     return flat
+
+
+def _without(mixture: Mixture, parts: Mapping[str, Mapping[str, float]], feed: FeedConfig) -> dict[str, dict]:
+    """`parts` without the tasks that the mixture leaves out; entries of which nothing remains are gone."""
+    known = {task for part in parts.values() for task in part}
+    left_out: set[str] = set()
+    for name in mixture.without:
+        found = known & set(_components(_part(name, mixture, feed), feed, lambda task: 1, ()))
+        if not found:
+            raise UserError(
+                f"{mixture.name}/Mixture.without names {name!r}, which the mixture doesn't hold. It holds "
+                f"{', '.join(sorted(known))}."
+            )
+        left_out |= found
+    kept = {name: {task: rate for task, rate in part.items() if task not in left_out} for name, part in parts.items()}
+    return {name: part for name, part in kept.items() if part}
 
 
 def _part(name: str, mixture: Mixture, feed: FeedConfig) -> Definition:
@@ -154,10 +171,12 @@ def _rates(mixture: Mixture, parts: Mapping[str, Mapping[str, float]], count: Ca
     """The rates of a mixture's own entries: as they are given, or by the numbers of training examples."""
     if isinstance(mixture.tasks, Mapping):
         _refuse_proportions(mixture)
-        rates = dict(mixture.tasks)
+        rates = {name: rate for name, rate in mixture.tasks.items() if name in parts}
     else:
         _check_proportions(mixture)
-        rates = {name: _tempered(sum(map(count, parts[name])), mixture) for name in mixture.tasks}
+        # What is only evaluated, at rate 0, has no training examples to count.
+        counts = {name: sum(count(task) for task, rate in part.items() if rate) for name, part in parts.items()}
+        rates = {name: _tempered(number, mixture) for name, number in counts.items()}
     wrong = {name: rate for name, rate in rates.items() if not isinstance(rate, numbers.Real) or not rate >= 0}
     if wrong or not sum(rates.values()):
         raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from t5x_mini.errors import UserError
 from t5x_mini.tasks import files, formats
@@ -71,6 +71,7 @@ def read(definition: Source, shard: Shard, skipped: Skipped | None = None) -> It
     if _kind(definition) == "files":
         field = definition.field if pretraining else None
         columns = getattr(definition, "columns", None)
+        columns = columns.get(shard.path) if isinstance(columns, Mapping) else columns
         if _is_document(definition, shard.path):
             return definition.parse_json(formats.read_json(shard.path))
         rows = formats.read(shard, skipped, columns=columns, cut=pretraining, field=field)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from t5x_mini.errors import UserError
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.tasks import registry, sources, text_to_text, vocabularies
-from t5x_mini.tasks.definitions import Mixture, PretrainingTask, Source
+from t5x_mini.tasks.definitions import PretrainingTask, Source
 
 # Where there is no validation split, one text in so many is kept out of the training, to measure on.
 _HELD_OUT_EVERY = 100
@@ -100,10 +100,7 @@ def _text_files(patterns: Sequence[str]) -> PretrainingTask:
 
 
 def _components(name: str, feed: FeedConfig) -> list[Source]:
-    definition = registry.find(name, feed)
-    if not isinstance(definition, Mixture):
-        return [definition]
-    return list({part.name: part for task in definition.tasks for part in _components(task, feed)}.values())
+    return [registry.find(task, feed) for task in registry.components(name, feed, count=lambda task: 1)]
 
 
 def _texts(definitions: Iterable[Source], split: str, skipped: sources.Skipped) -> Iterator[str]:

@@ -194,3 +194,16 @@ def test_the_tiny_tables_can_be_read(short):
             assert known == set(definition.labels)
         else:
             assert len(known) > 5
+
+
+def test_colas_test_set_has_other_columns_than_its_training_set(tmp_path):
+    (tmp_path / "CoLA").mkdir()
+    (tmp_path / "CoLA" / "dev.tsv").write_text("gj04\t1\t\tThe sailors rode the breeze.\n")
+    (tmp_path / "CoLA" / "test.tsv").write_text("index\tsentence\n0\tBill whistled past the house.\n")
+    definition = _definitions(str(tmp_path))["glue_cola_v002"]
+    assert _written(definition, "validation") == [
+        {"inputs": "cola sentence: The sailors rode the breeze.", "targets": "acceptable"}
+    ]
+    assert _written(definition, "test") == [
+        {"inputs": "cola sentence: Bill whistled past the house.", "targets": "<unk>"}
+    ]

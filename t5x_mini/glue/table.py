@@ -1,0 +1,141 @@
+"""The benchmark's table: metrics of each task over all seeds, beside chance, and GLUE's average."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from t5x_mini.evaluate.results import Results
+from t5x_mini.glue import benchmark
+from t5x_mini.glue.plan import Finetuning
+
+Scores = Mapping[str, Mapping[str, float]]
+"""`{task: {metric: per cent}}`."""
+
+_COLUMNS = {"pretrained": "pretrained", "scratch": "from scratch"}
+_AVERAGES = {"glue_average": "GLUE average", "average": "average of these tasks"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finetuning reached.
+
+    Attributes:
+        run: which it was.
+        step: of its best checkpoint by the validation metric.
+        scores: at that step.
+        seconds: that it took.
+    """
+
+    run: Finetuning
+    step: int
+    scores: Scores
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Values over seeds, in per cent."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds (n - 1); None for one seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table: a task's metric, or an average (then `metric` is '')."""
+
+    task: str
+    metric: str
+    cells: Mapping[str, Cell]
+
+
+def rows(outcomes: Sequence[Outcome], chance: Scores) -> list[Row]:
+    """A row for each metric of each task, then the average: GLUE's, or where tasks are missing, that of those there.
+
+    An average is taken seed by seed, of the seeds that have all tasks. NaN, a correlation's value where all answers
+    are the same, counts 0.
+    """
+    by_seed = {
+        start: list(_by_seed([outcome for outcome in outcomes if outcome.run.start == start], chance).values())
+        for start in _COLUMNS
+    }
+    columns = {_COLUMNS[start]: seeds for start, seeds in by_seed.items() if seeds} | {"chance": [chance]}
+    made = [
+        Row(benchmark.title(task), metric, _cells(columns, task, metric))
+        for task, metrics in chance.items()
+        for metric in metrics
+    ]
+    return [*made, _average(columns)]
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """Aligned for a terminal."""
+    table = [["", "", *rows[-1].cells], *([row.task, row.metric, *map(str, row.cells.values())] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    formats = [f"{{:<{width}}}" if place < 2 else f"{{:>{width}}}" for place, width in enumerate(widths)]
+    lines = ["   ".join(form.format(cell) for form, cell in zip(formats, line, strict=True)) for line in table]
+    return "\n".join([*lines[:-1], "-" * len(lines[0]), lines[-1]])
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The same, for a page."""
+    head = ["task", "metric", *rows[-1].cells]
+    lines = [head, ["---", "---", *["---:"] * len(rows[-1].cells)]]
+    lines += [[row.task, row.metric, *map(str, row.cells.values())] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def comparison(rows: Sequence[Row]) -> str:
+    """How far the pretrained model's average is above the others', and above the spread over seeds.
+
+    Two differences in a sentence; the spread is the larger one of both columns' standard deviations.
+    """
+    average = rows[-1]
+    pretrained, lines = average.cells[_COLUMNS["pretrained"]], []
+    for name, cell in average.cells.items():
+        if cell is pretrained:
+            continue
+        line = f"pretrained - {name}: {pretrained.mean - cell.mean:+.1f}"
+        spreads = [other.spread for other in (pretrained, cell) if other.spread is not None]
+        if spreads and max(spreads) > 0:
+            times = (pretrained.mean - cell.mean) / max(spreads)
+            line += f", {times:.1f} times the spread over seeds ({max(spreads):.1f})"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _by_seed(outcomes: Sequence[Outcome], tasks: Scores) -> dict[int, dict[str, Mapping[str, float]]]:
+    """All tasks' scores of each seed that has them all."""
+    found: dict[int, dict[str, Mapping[str, float]]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.run.seed, {}).update(outcome.scores)
+    return {seed: scores for seed, scores in found.items() if scores.keys() >= tasks.keys()}
+
+
+def _cells(columns: Mapping[str, Sequence[Scores]], task: str, metric: str) -> dict[str, Cell]:
+    return {name: Cell(tuple(_or_zero(scores[task][metric]) for scores in seeds)) for name, seeds in columns.items()}
+
+
+def _average(columns: Mapping[str, Sequence[Scores]]) -> Row:
+    averages = {name: [Results(0, "", {}, scores).averages for scores in seeds] for name, seeds in columns.items()}
+    kind = next(kind for kind in _AVERAGES if kind in averages["chance"][0])
+    cells = {name: Cell(tuple(found[kind] for found in seeds)) for name, seeds in averages.items()}
+    return Row(_AVERAGES[kind], "", cells)
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
