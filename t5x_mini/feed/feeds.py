@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import postprocessors
-from t5x_mini.feed import token_tasks
+from t5x_mini.feed import missing_files, token_tasks
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.token_feed import TokenFeed
 from t5x_mini.tasks import registry, vocabularies
@@ -43,6 +43,7 @@ def make_feed(
     share = dict(split=split, repeat=repeat, host_index=host_index, host_count=host_count)
     if config.data_feed == "tokens":
         return TokenFeed(config, architecture, token_tasks.open_tasks(config, split, training=repeat), **share)
+    missing_files.check(config, split, training=repeat)
     from t5x_mini.feed.seqio_feed import SeqioFeed  # TensorFlow: only where a task is read through it
 
     return SeqioFeed(config, architecture, snapshot_every=snapshot_every, **share)
@@ -74,9 +75,28 @@ def tasks_with_split(config: FeedConfig, split: str) -> list[str]:
     """The task, or the tasks of the mixture, which have the split. Raises UserError for an unknown name."""
     if config.data_feed == "tokens":
         return token_tasks.tasks_with_split(config, split)
+    missing_files.check(config, split, training=False)
     from t5x_mini.feed import seqio_lookup
 
     return seqio_lookup.tasks_with_split(config, split)
+
+
+def rates(config: FeedConfig) -> dict[str, float]:
+    """The tasks that are trained on, with their share of the examples, which sum to 1: of a task, itself with 1.
+
+    Raises:
+        UserError: for an unknown name; for proportional rates of tokens that are not there.
+    """
+    if not registry.is_defined(config.mixture_or_task_name, config):
+        from t5x_mini.feed import seqio_lookup
+
+        found = seqio_lookup.rates(config)
+    elif config.data_feed == "tokens":
+        found = token_tasks.rates(config)
+    else:
+        found = registry.components(config.mixture_or_task_name, config)
+    total = sum(found.values())
+    return {name: rate / total for name, rate in found.items() if rate > 0}
 
 
 def vocabulary(config: FeedConfig) -> vocabularies.Vocabulary | seqio.Vocabulary:

@@ -119,6 +119,31 @@ def test_a_mixture_in_a_proportional_one_counts_as_all_of_its_examples(counted):
     assert registry.components("outer", feed(*tasks)) == {"small": 16.5, "middle": 16.5, "big": 300.0}
 
 
+def test_what_is_only_evaluated_is_not_counted(counted):
+    tasks = (*counted, mixture("inner", {"small": 1.0, "big": 0.0}), mixture("outer", ("inner", "middle")))
+    assert registry.components("outer", feed(*tasks)) == {"small": 3.0, "big": 0.0, "middle": 30.0}
+
+
+@pytest.mark.parametrize(
+    ("without", "expected"),
+    [
+        (("small",), {"middle": 30.0, "big": 300.0}),
+        (("inner",), {"big": 300.0}),
+        (("middle", "big"), {"small": 3.0}),
+    ],
+)
+def test_tasks_are_left_out_with_their_examples(counted, without, expected):
+    inner = mixture("inner", {"small": 1.0, "middle": 10.0})
+    tasks = (*counted, inner, mixture("outer", ("inner", "big"), without=without))
+    assert registry.components("outer", feed(*tasks)) == pytest.approx(expected)
+
+
+def test_what_a_mixture_does_not_hold_is_not_left_out(counted):
+    tasks = (*counted, mixture("both", ("small", "middle"), without=("big",)))
+    with pytest.raises(UserError, match="both/Mixture.without names 'big', which the mixture doesn't hold. It holds"):
+        registry.components("both", feed(*tasks))
+
+
 def test_counts_can_be_given():
     tasks = (text("a"), text("b"), mixture("both", ("a", "b"), limit=10))
     assert registry.components("both", feed(*tasks), count={"a": 4, "b": 40}.get) == {"a": 4.0, "b": 10.0}
