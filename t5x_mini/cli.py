@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import select
 import sys
 import warnings
 from collections.abc import Sequence
@@ -32,10 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"t5x-mini: error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 1
     except KeyboardInterrupt:
         print("t5x-mini: interrupted.", file=sys.stderr)
         return 130
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether who read the output has gone, as `| head` does. What is still to be written then goes nowhere."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _set_data_folders(options: argparse.Namespace) -> None:

@@ -5,10 +5,14 @@ import shlex
 import subprocess
 import sys
 import types
+from pathlib import Path
 
+import made_up_runs
 import pytest
 
 from t5x_mini import cli, cli_options
+
+ROOT = Path(__file__).parent.parent
 
 RUN = ["--gin_file=gin/quickstart.gin", "--gin.MODEL_DIR=runs/x"]
 
@@ -298,3 +302,13 @@ def test_the_module_runs_as_a_program():
     ran = subprocess.run([sys.executable, "-m", "t5x_mini", "trian"], capture_output=True, text=True)
     assert ran.returncode == 1
     assert ran.stderr.startswith("t5x-mini: error: There is no command trian")
+
+
+def test_output_that_is_not_read_to_its_end_is_no_mistake(tmp_path):
+    """`t5x-mini compare A B | head -1`: the reader goes before all is written."""
+    for name in ("a", "b"):
+        made_up_runs.write_run(tmp_path / name)
+    command = [sys.executable, "-m", "t5x_mini", "compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 1)

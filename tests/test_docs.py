@@ -1,11 +1,13 @@
 """Every command in the README and in docs/ is run, in order, at tiny settings; then what is there for a notebook."""
 
 import contextlib
+import os
 import pathlib
 import pydoc_data.topics
 import re
 import shlex
 import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -41,7 +43,9 @@ def blocks(page: pathlib.Path, *languages: str) -> list[str]:
 def commands(page: pathlib.Path) -> list[str]:
     """The lines of all shell blocks, with continued lines joined."""
     text = "\n".join(blocks(page, "bash", "")).replace("\\\n", " ")
-    return [line for line in text.splitlines() if "t5x-mini " in line or line.startswith(("make ", "printf "))]
+    return [
+        line for line in text.splitlines() if "t5x-mini " in line or line.startswith(("make ", "printf ", "python "))
+    ]
 
 
 def file_name(source: str) -> str:
@@ -109,7 +113,7 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
         arguments += [
             f"--gin.{binding}" for binding in TINY if sizes_too or not binding.startswith("TransformerConfig")
         ]
-        if any("INITIAL_CHECKPOINT_PATH" in argument for argument in arguments):
+        if any("INITIAL_CHECKPOINT_PATH" in word or "then_finetune" in word for word in arguments):
             arguments += ["--gin.TRAIN_STEPS=None", "--gin.TRAIN_STEPS_RELATIVE=2"]
         if any("runs/pretrain.gin" in argument for argument in arguments):  # C4 is not here
             arguments += ["--dry_run", "--gin.TransformerConfig.vocab_size=32128"]
@@ -132,6 +136,10 @@ def test_every_command_of_the_page_runs(page, workplace):
             subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
         elif command.startswith("printf "):
             subprocess.run(["bash", "-c", command], check=True)
+        elif command.startswith("python "):
+            subprocess.run(
+                [sys.executable, *shlex.split(command)[1:]], check=True, env=os.environ | {"PYTHONPATH": ROOT}
+            )
         else:
             run(command)
     notebook = {}
@@ -141,7 +149,7 @@ def test_every_command_of_the_page_runs(page, workplace):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_page_has_commands_to_run(page):
-    lines = re.findall(r"^(?:\w+=\S+ )?(?:t5x-mini|make|printf) ", page.read_text(), re.MULTILINE)
+    lines = re.findall(r"^(?:\w+=\S+ )?(?:t5x-mini|make|printf|python) ", page.read_text(), re.MULTILINE)
     assert len(commands(page)) == len(lines) > 0
 
 

@@ -92,7 +92,8 @@ def test_the_loss_falls(trained, name):
 def test_what_is_left_on_disk(trained, name):
     folder, finished = trained[name]
     assert {path.name for path in folder.iterdir()} == {
-        *("checkpoints", "metrics.jsonl", "tensorboard", "config.gin", "model-info.txt", "loss.png"),
+        *("checkpoints", "metrics.jsonl", "tensorboard", "config.gin", "model-info.txt", "loss.png", "masks.png"),
+        "mixture.png",
     }
     assert steps_on_disk(folder) == [15, 30]
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -132,6 +133,7 @@ def test_tensorboard_has_the_same_numbers(trained):
         for record in tf.data.TFRecordDataset(str(events)).as_numpy_iterator()
         for event in [tf.compat.v1.Event.FromString(record)]
         for value in event.summary.value
+        if value.WhichOneof("value") == "simple_value"
     }
     rows = read_metrics(folder / "metrics.jsonl")
     expected = {(row["step"], name): value for row in rows for name, value in row.items() if name != "step"}

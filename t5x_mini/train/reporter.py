@@ -88,7 +88,7 @@ class Reporter:
         self._writer.text("config.gin", markdown.code(config), self._first_step)
         self._writer.text("model-info", markdown.code(model_info), self._first_step)
         for name, path in pictures.items():
-            self._writer.image(name, path, self._first_step)
+            self._writer.image(f"pictures/{name}", path, self._first_step)
 
     def add(self, step: int, sums: dict[str, jax.Array]) -> None:
         """Takes a step that has just been started, and reports the one before it, which is finished."""
@@ -142,7 +142,7 @@ class Reporter:
         from t5x_mini.train.plot import loss_plot
 
         plot = loss_plot(self._folder / metrics.METRICS_FILE, self._folder / "loss.png")
-        self._writer.image("loss", plot, step)
+        self._writer.image("pictures/loss", plot, step)
         return plot
 
     def _statistics(self, step: int, vectors: Mapping[str, np.ndarray]) -> dict[str, float]:

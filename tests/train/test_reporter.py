@@ -87,8 +87,8 @@ def test_tensorboard_shows_what_the_run_is_what_it_answers_and_its_plot(reporter
     reporter.add_examples(1, {"one": [{"inputs": "a", "targets": "b", "prediction": "b", "correct": True}], "two": []})
     assert reporter.finish(1) == tmp_path / "loss.png"
     assert shown(tmp_path) == [
-        *((0, tag) for tag in ("config.gin", "model-info", "masks")),
-        *((1, tag) for tag in ("examples/one", "loss")),
+        *((0, tag) for tag in ("config.gin", "model-info", "pictures/masks")),
+        *((1, tag) for tag in ("examples/one", "pictures/loss")),
     ]
 
 
