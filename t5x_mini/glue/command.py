@@ -171,14 +171,30 @@ def _report(outcomes: Sequence[Outcome], config: RunConfig, parts: Sequence[Part
 
 
 def _mixture(run: Finetuning, feed: FeedConfig) -> list[str]:
-    """Bindings for what a run is trained on: a task, a mixture that is known, or one that is made here."""
+    """Bindings for what a run is trained on: a task, a mixture that is known, or one that is made here.
+
+    A mixture of a gin file that is called `glue_multi_task` goes first, whatever its rates.
+    """
     rates = benchmark.rates(run.parts, lambda task: sources.count(registry.find(task, feed), "train"))
     if len(rates) == 1:
         return [f"MIXTURE_OR_TASK_NAME={next(iter(rates))}"]
     mixtures = [made for made in registry.definitions(feed).values() if isinstance(made, Mixture)]
+    name = f"glue_{run.group}"
+    if any(mixture.name == name for mixture in mixtures):
+        _check_given(name, rates, feed)
+        return [f"MIXTURE_OR_TASK_NAME={name}"]
     known = [mixture.name for mixture in mixtures if _is(mixture, rates)]
-    name = known[0] if known else f"glue_{run.group}"
+    name = known[0] if known else name
     return [f"MIXTURE_OR_TASK_NAME={name}", *([] if known else [f"{name}/Mixture.tasks={rates!r}"])]
+
+
+def _check_given(name: str, rates: Mapping[str, float], feed: FeedConfig) -> None:
+    given = registry.components(name, feed)
+    if missing := sorted(rates.keys() - given.keys()):
+        raise UserError(
+            f"The mixture {name} lacks {', '.join(missing)}, which the benchmark scores: add them to "
+            f"{name}/Mixture.tasks, those that are only scored with rate 0, or leave them out with --tasks."
+        )
 
 
 def _is(mixture: Mixture, rates: Mapping[str, float]) -> bool:
