@@ -12,6 +12,7 @@ Scopes name tasks and what is inside them, and mean what they mean in gin: under
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -126,16 +127,25 @@ def _of_checkpoint(builder: _Builder, chosen: Sequence[Binding], training: bool)
     """What a checkpoint says of its model, where the gin files name one and say nothing of the model themselves."""
     if any((binding.owner, binding.name) == ("TransformerConfig", "emb_dim") for binding in chosen):
         return []
-    fields = [("TrainConfig", "initial_checkpoint_path")]
-    if not training:  # the one that is measured goes first
-        fields = [("EvaluateConfig", "checkpoint_path"), ("TrainConfig", "model_dir")]
-    found = [builder.written_out(builder.bound["", owner, name])[0] for owner, name in fields]
-    path = next((value for value in found if isinstance(value, str)), None)
+    path = _checkpoint_named(builder, training)
     if path is None:
         return []
     from t5x_mini import checkpoint_defaults  # Orbax takes a second to import
 
     return checkpoint_defaults.bindings(path, training)
+
+
+def _checkpoint_named(builder: _Builder, training: bool) -> str | None:
+    """The checkpoint that a run starts from, or that a command measures: the newest in MODEL_DIR, if none is named."""
+
+    def value(owner: str, name: str) -> Any:
+        return builder.written_out(builder.bound["", owner, name])[0]
+
+    if training:
+        return value("TrainConfig", "initial_checkpoint_path")
+    model_dir = value("TrainConfig", "model_dir")
+    has_some = isinstance(model_dir, str) and (pathlib.Path(model_dir) / "checkpoints").exists()
+    return value("EvaluateConfig", "checkpoint_path") or (model_dir if has_some else None)
 
 
 def _default(name: str, value: object, owner: str = "") -> Binding:
