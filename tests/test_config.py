@@ -89,6 +89,7 @@ def test_every_macro_sets_the_field_that_it_names():
         "CLIP_GLOBAL_NORM": 1.5,
         "BEST_METRIC": "average",
         "PATIENCE": 3,
+        "STATISTICS_PERIOD": 50,
         "CLOSING_REPORT": True,
         "CHECKPOINT_PERIOD": 9,
         "CHECKPOINTS_TO_KEEP": None,
@@ -120,6 +121,7 @@ def test_every_macro_sets_the_field_that_it_names():
     assert paths == ("c/d", "e", "f")
     chosen = run.evaluate.eval_checkpoints, run.evaluate.eval_limit, run.evaluate.rank_classification
     assert (*chosen, train.best_metric, train.patience) == ("all", 11, False, "average", 3)
+    assert train.statistics_period == 50
     assert (run.evaluate.infer_input, run.evaluate.infer_limit) == ("questions.txt", 12)
     mesh = run.partitioning
     assert (mesh.kind, mesh.data, mesh.fsdp, mesh.model) == ("mesh", 2, 4, 8)
