@@ -26,7 +26,7 @@ def measured(run: Finetuning, folder: Path, seconds: float) -> Outcome:
     step = best_step(folder / FOLDER)
     step = steps_of(folder)[-1] if step is None else step
     tasks = [task for part in run.parts for task in part.scored]
-    return Outcome(run, step, {task: _at(folder, task, step) for task in tasks}, seconds)
+    return Outcome(run, step, {task: _numbers(_at(folder, task, step)) for task in tasks}, seconds)
 
 
 def read_outcome(run: Finetuning, folder: Path) -> Outcome | None:
@@ -35,7 +35,7 @@ def read_outcome(run: Finetuning, folder: Path) -> Outcome | None:
     if not path.is_file():
         return None
     kept = json.loads(path.read_text())
-    return Outcome(run, kept["step"], kept["scores"], kept["seconds"])
+    return Outcome(run, kept["step"], {task: _numbers(row) for task, row in kept["scores"].items()}, kept["seconds"])
 
 
 def write_outcome(outcome: Outcome, folder: Path) -> None:
@@ -74,6 +74,11 @@ def _row(row: Row) -> dict:
         name: {"mean": cell.mean, "spread": cell.spread, **dataclasses.asdict(cell)} for name, cell in row.cells.items()
     }
     return {"task": row.task, "metric": row.metric, **cells}
+
+
+def _numbers(row: Mapping[str, float | None]) -> dict[str, float]:
+    """With 0 for null: what the files say of a correlation where all answers are the same."""
+    return {name: 0.0 if value is None else value for name, value in row.items()}
 
 
 def _at(folder: Path, task: str, step: int) -> dict[str, float]:
