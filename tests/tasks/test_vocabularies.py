@@ -149,7 +149,7 @@ def test_other_layouts_are_refused(tmp_path):
         vocabularies.load(tmp_path / "bert.model")
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", gzip.compress(b"text")])
+@pytest.mark.parametrize("content", [b"", b"no model", gzip.compress(b"text")], ids=["empty", "text", "gzip"])
 def test_a_file_that_is_no_model_is_refused(tmp_path, content):
     path = tmp_path / "text.model"
     path.write_bytes(content)
