@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from t5x_mini.checkpoint.manager import locate
-from t5x_mini.checkpoint.run_item import FREE
+from t5x_mini.checkpoint.run_item import identity
 from t5x_mini.checkpoint.source import open_source
+from t5x_mini.feed.config import T5_LENGTHS
 from t5x_mini.gin_files import Binding
-from t5x_mini.model.config import TransformerConfig
 
-LENGTHS = {"inputs": 512, "targets": 114}  # T5's pretraining
 BATCH_SIZE = 32
 
 
@@ -28,15 +25,13 @@ def bindings(path: str, training: bool) -> list[Binding]:
     if origin.vocabulary is not None:
         macros |= {"VOCABULARY": origin.vocabulary, "EXTRA_IDS": origin.extra_ids}
     if not training:
-        macros |= {"TASK_FEATURE_LENGTHS": dict(origin.feature_lengths or LENGTHS), "BATCH_SIZE": BATCH_SIZE}
+        macros |= {"TASK_FEATURE_LENGTHS": dict(origin.feature_lengths or T5_LENGTHS), "BATCH_SIZE": BATCH_SIZE}
         if origin.kind == "t5x_mini":
             macros["MODEL_DIR"] = locate(path)[0]
     where = f"the checkpoint {origin.path}"
-    fields = [Binding("", "TransformerConfig", name, value, where, "") for name, value in _sizes(origin.model).items()]
+    fields = [
+        Binding("", "TransformerConfig", name, value, where, "")
+        for name, value in identity(origin.model).items()
+        if name != "architecture"  # it has a macro
+    ]
     return [*(Binding("", "", name, value, where, "") for name, value in macros.items()), *fields]
-
-
-def _sizes(model: TransformerConfig) -> dict[str, object]:
-    """What says which model it is, and has no macro."""
-    elsewhere = {"architecture", *FREE}
-    return {name: value for name, value in dataclasses.asdict(model).items() if name not in elsewhere}

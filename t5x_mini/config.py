@@ -28,7 +28,7 @@ from t5x_mini.configurables import (
     hints,
 )
 from t5x_mini.errors import UserError
-from t5x_mini.feed.config import FeedConfig
+from t5x_mini.feed.config import T5_LENGTHS, FeedConfig
 from t5x_mini.gin_files import Binding, Macro, Reference, complain
 from t5x_mini.tasks.definitions import Definition
 
@@ -154,7 +154,7 @@ def _default(name: str, value: object, owner: str = "") -> Binding:
 
 _FEED_DEFAULTS = (
     _default("MIXTURE_OR_TASK_NAME", ""),
-    _default("TASK_FEATURE_LENGTHS", {"inputs": 512, "targets": 114}),
+    _default("TASK_FEATURE_LENGTHS", T5_LENGTHS),
     _default("BATCH_SIZE", 8),
 )
 

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-LOSS = "loss_per_nonpadding_target_token"
+from t5x_mini.train.metrics import LOSS
+
 CONFIG = """ARCHITECTURE = 'encoder_decoder'
 BATCH_SIZE = {batch_size}
 MIXTURE_OR_TASK_NAME = 'letters'

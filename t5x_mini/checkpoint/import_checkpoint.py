@@ -7,7 +7,6 @@ spiece.model         the vocabulary, where it is a SentencePiece model
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import re
@@ -21,7 +20,7 @@ from t5x_mini.checkpoint import array_writer, manager, run_item
 from t5x_mini.checkpoint.run_item import RunItem, Training
 from t5x_mini.checkpoint.source import Kind, Origin, Source, open_source
 from t5x_mini.errors import UserError
-from t5x_mini.model.config import Architecture, TransformerConfig
+from t5x_mini.model.config import Architecture
 from t5x_mini.tasks import files, vocabularies
 from t5x_mini.tasks.vocabularies import Vocabulary
 
@@ -205,7 +204,7 @@ def _config_gin(origin: Origin, folder: Path, vocabulary: Vocabulary | None) -> 
         f"MODEL_DIR = {str(folder)!r}",
         "",
         "TransformerConfig:",
-        *(f"  {name} = {value!r}" for name, value in _sizes(origin.model).items()),
+        *(f"  {name} = {value!r}" for name, value in run_item.identity(origin.model).items() if name != "architecture"),
     ]
     return "\n".join(lines) + "\n"
 
@@ -218,12 +217,6 @@ def _vocabulary_gin(folder: Path, vocabulary: Vocabulary | None) -> list[str]:
         ]
     name = str((folder / VOCABULARY).absolute()) if _has_file(vocabulary) else "bytes"
     return [f"VOCABULARY = {name!r}", f"EXTRA_IDS = {vocabulary.extra_ids}"]
-
-
-def _sizes(model: TransformerConfig) -> dict[str, object]:
-    """What says which model it is, and has no macro."""
-    elsewhere = {"architecture", *run_item.FREE, *(() if model.has_encoder else ("num_encoder_layers",))}
-    return {name: value for name, value in dataclasses.asdict(model).items() if name not in elsewhere}
 
 
 # ------------------------------------------------------------------------------------------------------- telling

@@ -11,7 +11,7 @@ from t5x_mini.model.config import TransformerConfig
 
 FORMAT = 1
 # What may differ between the run that saved and the run that restores: how the model is computed, not what it is.
-FREE = ("dropout_rate", "dtype", "scan_layers", "remat")
+_FREE = ("dropout_rate", "dtype", "scan_layers", "remat")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,15 +80,16 @@ class RunItem:
         )
 
 
+def identity(model: TransformerConfig) -> dict[str, Any]:
+    """The settings that say which model it is, without how it is computed: `{'emb_dim': 512, ...}`."""
+    free = _FREE if model.has_encoder else (*_FREE, "num_encoder_layers")
+    return {name: value for name, value in dataclasses.asdict(model).items() if name not in free}
+
+
 def model_differences(saved: TransformerConfig, now: TransformerConfig) -> dict[str, tuple[Any, Any]]:
     """Settings in which the models are not the same model: `{'emb_dim': (16, 32)}`."""
-    free = FREE if saved.has_encoder or now.has_encoder else (*FREE, "num_encoder_layers")
-    both = {
-        field.name: (getattr(saved, field.name), getattr(now, field.name))
-        for field in dataclasses.fields(TransformerConfig)
-        if field.name not in free
-    }
-    return {name: (one, other) for name, (one, other) in both.items() if one != other}
+    one, other = identity(saved), identity(now)
+    return {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
 
 
 def array_differences(missing: Sequence[str], extra: Sequence[str], reshaped: Sequence[str]) -> str:

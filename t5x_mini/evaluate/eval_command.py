@@ -11,13 +11,15 @@ import jax
 
 from t5x_mini.config import RunConfig
 from t5x_mini.errors import UserError
-from t5x_mini.evaluate import hosts
 from t5x_mini.evaluate.checkpoint_params import restore_params
 from t5x_mini.evaluate.evaluator import Evaluator
-from t5x_mini.evaluate.inference_files import without_nan, write_whole
-from t5x_mini.evaluate.results import LOSS, Results
+from t5x_mini.evaluate.inference_files import without_nan
+from t5x_mini.evaluate.results import Results
+from t5x_mini.parallel import hosts
 from t5x_mini.train.best import Best, value_of
+from t5x_mini.train.metrics import LOSS
 from t5x_mini.train.run import assemble
+from t5x_mini.whole_file import write_whole
 
 
 def evaluate(config: RunConfig) -> list[Results]:

@@ -14,10 +14,11 @@ from typing import Any
 import jax
 
 from t5x_mini.errors import UserError
-from t5x_mini.evaluate import answers, hosts, inference_files
+from t5x_mini.evaluate import answers, inference_files
 from t5x_mini.evaluate.answers import Answered, Question
 from t5x_mini.evaluate.held_out import HeldOut
 from t5x_mini.evaluate.results import Results
+from t5x_mini.parallel import hosts
 from t5x_mini.tasks import registry, sources
 from t5x_mini.tasks.definitions import TextToTextTask
 from t5x_mini.train.run import Run

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from t5x_mini.errors import UserError
-from t5x_mini.evaluate import arguments, hosts, row_batches
+from t5x_mini.evaluate import arguments, row_batches
 from t5x_mini.evaluate.progress import progress_bar
 from t5x_mini.evaluate.row_batches import Ids, bucket, own_rows, padded, power_of_two
 from t5x_mini.feed.convert import convert
 from t5x_mini.model import decoding, encoding, scoring, transformer
 from t5x_mini.model.beam_search import NEG_INF
 from t5x_mini.model.config import DecodingConfig, TransformerConfig
+from t5x_mini.parallel import hosts
 from t5x_mini.parallel.config import PartitioningConfig
 from t5x_mini.parallel.mesh import make_mesh
 from t5x_mini.parallel.partitioner import MeshPartitioner, Partitioner, PmapPartitioner

@@ -13,11 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_mini.checkpoint.run_item import FREE
+from t5x_mini.checkpoint.run_item import identity
 from t5x_mini.config import RunConfig
-from t5x_mini.evaluate import hosts, infer_inputs, sentinels
+from t5x_mini.evaluate import infer_inputs, sentinels
 from t5x_mini.evaluate.checkpoint_params import restore_params
-from t5x_mini.evaluate.hosts import say
 from t5x_mini.evaluate.id_predictor import Answer
 from t5x_mini.evaluate.infer_inputs import Inputs, Row, Survey
 from t5x_mini.evaluate.infer_output import Output
@@ -26,6 +25,8 @@ from t5x_mini.evaluate.progress import progress_bar
 from t5x_mini.evaluate.row_batches import bucket, cut
 from t5x_mini.feed import feeds
 from t5x_mini.model.config import DecodingConfig
+from t5x_mini.parallel import hosts
+from t5x_mini.parallel.hosts import say
 from t5x_mini.tasks import sources
 from t5x_mini.train.run import Run, assemble
 
@@ -139,12 +140,11 @@ def _checkpoint(run: Run) -> tuple[int | None, dict[str, Any]]:
     origin, digest = source.origin, hashlib.sha256()
     for name in sorted(name for name in source.shapes if name.startswith("params/") and name.endswith(_SMALL)):
         digest.update(np.ascontiguousarray(source.read(name)).tobytes())
-    model = {name: value for name, value in dataclasses.asdict(origin.model).items() if name not in FREE}
     vocabulary = origin.vocabulary_id or feeds.vocabulary_id(run.config.feed)
     return origin.step, {
         "step": origin.step,
         "checkpoint": digest.hexdigest(),
-        "model": model,
+        "model": identity(origin.model),
         "vocabulary": vocabulary,
     }
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from t5x_mini.errors import UserError
+from t5x_mini.whole_file import write_whole
 
 
 class Output:
@@ -59,7 +60,7 @@ class Output:
             self.done = self._rows
             _remove([self._partial, *self._parts()])
             return self.done
-        _write_whole(self._note, json.dumps(self._made_from, indent=1, sort_keys=True) + "\n")
+        write_whole(self._note, json.dumps(self._made_from, indent=1, sort_keys=True) + "\n")
         lines = _cut_half_line(self._partial)
         lines = self._append(_in_order(self._parts(), lines), lines)
         self.done = lines if lines == self._rows else lines - lines % rows_a_batch
@@ -201,9 +202,3 @@ def _truncate(path: pathlib.Path, lines: int) -> None:
                 file.readline()
             file.truncate(file.tell())
             os.fsync(file.fileno())
-
-
-def _write_whole(path: pathlib.Path, text: str) -> None:
-    draft = _with(path, ".draft")
-    draft.write_text(text)
-    os.replace(draft, path)

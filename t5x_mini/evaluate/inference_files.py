@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from t5x_mini.whole_file import write_whole
 
 FOLDER = "inference_eval"
 
@@ -28,17 +29,6 @@ def write_metrics(folder: pathlib.Path, task: str, step: int, scores: Mapping[st
 def write_answers(folder: pathlib.Path, task: str, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes the answers at this step, over those that are there."""
     write_whole(folder / FOLDER / f"{task}-{step}.jsonl", _lines(rows))
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file under another name, and gives it its own when it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
 
 
 def without_nan(value: Any) -> Any:

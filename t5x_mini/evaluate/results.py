@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from t5x_mini.evaluate.metrics import glue_average
-
-LOSS = "loss_per_nonpadding_target_token"
+from t5x_mini.train.metrics import LOSS
 
 
 @dataclasses.dataclass(frozen=True)

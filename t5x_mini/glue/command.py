@@ -24,8 +24,10 @@ from t5x_mini.glue import benchmark, chance, predict, results, table
 from t5x_mini.glue.benchmark import Part
 from t5x_mini.glue.plan import Finetuning, Strategy, plan, remaining
 from t5x_mini.glue.table import Outcome
+from t5x_mini.parallel.hosts import say
 from t5x_mini.tasks import registry, sources
 from t5x_mini.tasks.definitions import Mixture
+from t5x_mini.whole_file import write_whole
 
 RECIPE = "gin/runs/finetune.gin"
 # What the command sets itself, and the option to say it with.
@@ -105,7 +107,7 @@ class _Shared:
         self._file = folder / "config.gin"
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(config_module.operative_config())
+            write_whole(self._file, config_module.operative_config())
 
     def config(self, run: Finetuning) -> RunConfig:
         """The run's, ready for `train`: the last one asked for is also what `config.operative_config` tells.
@@ -138,14 +140,14 @@ def _finetune(runs: Sequence[Finetuning], shared: _Shared) -> list[Outcome]:
         outcome = results.read_outcome(run, folder)
         if outcome is None:
             left = remaining([outcome.seconds for outcome in outcomes], len(runs) - number + 1)
-            _say(f"\nrun {number} of {len(runs)}{', ' * bool(left)}{left}: {run.name}")
+            say(f"\nrun {number} of {len(runs)}{', ' * bool(left)}{left}: {run.name}")
             began = time.monotonic()
             train(config)
             outcome = results.measured(run, folder, time.monotonic() - began)
             if jax.process_index() == 0:
                 results.write_outcome(outcome, folder)
         else:
-            _say(f"\nrun {number} of {len(runs)}: {run.name} is finished already")
+            say(f"\nrun {number} of {len(runs)}: {run.name} is finished already")
         outcomes.append(outcome)
     return outcomes
 
@@ -280,8 +282,3 @@ def _compiled_once() -> Iterator[None]:
         finally:
             jax.config.update("jax_compilation_cache_dir", None)
             compilation_cache.reset_cache()
-
-
-def _say(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)

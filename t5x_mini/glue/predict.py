@@ -20,8 +20,10 @@ from t5x_mini.glue import benchmark, submission
 from t5x_mini.glue.plan import Finetuning
 from t5x_mini.glue.submission import TestFile
 from t5x_mini.glue.table import Outcome
+from t5x_mini.parallel.hosts import say
 from t5x_mini.tasks import registry, sources
 from t5x_mini.train.run import assemble
+from t5x_mini.whole_file import write_whole
 
 _SPLIT = "test"
 
@@ -39,7 +41,7 @@ def submit(outcomes: Sequence[Outcome], config_of: Callable[[Finetuning], RunCon
     here = [file for file in wanted if _is_here(file, feed)]
     folder = output / "submission"
     if not here:
-        _say("The data has no test sets of these tasks, so there is no submission to write.")
+        say("The data has no test sets of these tasks, so there is no submission to write.")
         return
     if jax.process_index() == 0:
         folder.mkdir(exist_ok=True)
@@ -69,11 +71,11 @@ class _Made:
         task = registry.find(file.task, feed)
         text, filled = submission.write(file, task, submission.predictions(predicted, task))
         if filled and outcome is not None:
-            _say(f"{file.name}: {filled} rows could not be read, or got no label for an answer: they get the first.")
+            say(f"{file.name}: {filled} rows could not be read, or got no label for an answer: they get the first.")
         if jax.process_index() == 0:
-            (self._folder / file.name).write_text(text)
+            write_whole(self._folder / file.name, text)
             self._from[file.name] = _name(outcome)
-            self._record.write_text(json.dumps(self._from, indent=1) + "\n")
+            write_whole(self._record, json.dumps(self._from, indent=1) + "\n")
 
 
 def _answered(files: Sequence[TestFile], outcome: Outcome, config_of: Callable, output: Path):
@@ -87,7 +89,7 @@ def _answered(files: Sequence[TestFile], outcome: Outcome, config_of: Callable, 
     )
     predictor = answers.make_predictor(run, restore_params(run)[1])
     for file in files:
-        _say(f"answering {file.name} with {outcome.run.name}, step {outcome.step}")
+        say(f"answering {file.name} with {outcome.run.name}, step {outcome.step}")
         task = registry.find(file.task, config.feed)
         found = answers.answer_split(run, predictor, task, _SPLIT)
         yield file, [(answered.row, answered.prediction) for answered in found]
@@ -116,15 +118,10 @@ def _finish(folder: Path, here: Sequence[TestFile]) -> None:
         return
     missing = [file.name for file in submission.FILES if file not in here]
     if missing:
-        _say(f"written to {folder}; for a submission to gluebenchmark.com {', '.join(missing)} are missing")
+        say(f"written to {folder}; for a submission to gluebenchmark.com {', '.join(missing)} are missing")
     else:
-        _say(f"written to {submission.pack(folder)}, for gluebenchmark.com")
+        say(f"written to {submission.pack(folder)}, for gluebenchmark.com")
 
 
 def _name(outcome: Outcome | None) -> Mapping | None:
     return None if outcome is None else {"run": outcome.run.name, "step": outcome.step}
-
-
-def _say(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)

@@ -13,6 +13,7 @@ from t5x_mini.glue import table
 from t5x_mini.glue.plan import Finetuning
 from t5x_mini.glue.table import Outcome, Row, Scores
 from t5x_mini.train.metrics import read_metrics
+from t5x_mini.whole_file import write_whole
 
 _DONE = "glue.json"
 
@@ -41,7 +42,7 @@ def read_outcome(run: Finetuning, folder: Path) -> Outcome | None:
 def write_outcome(outcome: Outcome, folder: Path) -> None:
     """Marks the run in `folder` as finished."""
     kept = {"step": outcome.step, "seconds": round(outcome.seconds, 1), "scores": outcome.scores}
-    (folder / _DONE).write_text(json.dumps(kept, indent=1) + "\n")
+    write_whole(folder / _DONE, json.dumps(kept, indent=1) + "\n")
 
 
 def write_table(rows: Sequence[Row], outcomes: Sequence[Outcome], chance: Scores, about: Mapping, folder: Path) -> None:
@@ -50,7 +51,7 @@ def write_table(rows: Sequence[Row], outcomes: Sequence[Outcome], chance: Scores
     Args:
         about: what else a reader of `results.json` wants to know: the checkpoint, the strategy.
     """
-    (folder / "table.md").write_text(f"{table.as_markdown(rows)}\n{table.comparison(rows)}\n")
+    write_whole(folder / "table.md", f"{table.as_markdown(rows)}\n{table.comparison(rows)}\n")
     found = {
         **about,
         "table": [_row(row) for row in rows],
@@ -66,7 +67,7 @@ def write_table(rows: Sequence[Row], outcomes: Sequence[Outcome], chance: Scores
             for outcome in outcomes
         ],
     }
-    (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_whole(folder / "results.json", json.dumps(found, indent=1) + "\n")
 
 
 def _row(row: Row) -> dict:

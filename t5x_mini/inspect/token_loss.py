@@ -157,12 +157,12 @@ def measure(checkpoint: Checkpoint, config: RunConfig, batch: Batch) -> TokenLos
 
 def recorded_loss(run_dir: str, step: int) -> tuple[float, float] | None:
     """Nats a token that training measured in this step, without and with z-loss; None where it isn't written down."""
-    from t5x_mini.train.metrics import METRICS_FILE, read_metrics
+    from t5x_mini.train.metrics import LOSS, METRICS_FILE, read_metrics
 
     wanted = ("cross_ent_loss_per_all_target_tokens", "non_padding_fraction/loss_weights")
     for row in reversed(read_metrics(Path(run_dir) / METRICS_FILE)):
         if row["step"] == step and all(name in row for name in wanted) and row[wanted[1]]:
-            return row[wanted[0]] / row[wanted[1]], row["loss_per_nonpadding_target_token"]
+            return row[wanted[0]] / row[wanted[1]], row[LOSS]
     return None
 
 

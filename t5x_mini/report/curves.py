@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from t5x_mini.report.run_data import LOSS, RunData, Series
+from t5x_mini.report.run_data import RunData, Series
+from t5x_mini.train.metrics import LOSS
 
 POINTS = 1500
 """Of a curve at most: more than a screen has columns."""

@@ -21,7 +21,9 @@ from t5x_mini.errors import UserError
 from t5x_mini.report import curves, examples
 from t5x_mini.report.differences import differences
 from t5x_mini.report.html import Html, element, join, run_dot, table
-from t5x_mini.report.run_data import LOSS, RunData, Series, read_runs
+from t5x_mini.report.run_data import RunData, Series, read_runs
+from t5x_mini.train.metrics import LOSS
+from t5x_mini.whole_file import write_whole
 
 _NONE = "–"
 _RECENT = 20
@@ -52,7 +54,7 @@ def report(paths: Sequence[str], output: str = "report.html") -> Path:
     text = page(read_runs(list(paths)))
     try:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(text, encoding="utf-8")
+        write_whole(Path(output), text)
     except OSError as error:
         raise UserError(f"The report can't be written to {output}: {error.strerror}. Write another --output.") from None
     return Path(output)

@@ -17,7 +17,6 @@ from t5x_mini import config_checks, gin_files
 from t5x_mini.errors import UserError
 from t5x_mini.train.metrics import METRICS_FILE, read_metrics
 
-LOSS = "loss_per_nonpadding_target_token"
 PICTURES = ("loss", "masks", "mixture")
 _LOST = "time_lost/"
 _CONFIG, _MODEL_INFO, _ANSWERS = "config.gin", "model-info.txt", "inference_eval"

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
-import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +44,7 @@ from t5x_mini.tasks.tiny_glue import (
     VERBS,
 )
 from t5x_mini.tasks.tiny_world_events import EVENTS, Event, draw
+from t5x_mini.whole_file import write_whole
 
 SPLITS = {"train": 100_000, "validation": 1_000}
 
@@ -63,13 +63,9 @@ def documents(split: str) -> Iterator[str]:
 
 def write(folder: Path) -> Iterator[tuple[Path, int]]:
     """Writes both splits into `folder`; (path, number of stories) of each, as soon as it is there."""
-    folder.mkdir(parents=True, exist_ok=True)
     for split, stories in SPLITS.items():
         path = folder / f"{split}.txt"
-        draft = folder / f"{split}.txt.{os.getpid()}.partial"  # what has the final name is complete
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{story}\n" for story in documents(split))
-        os.replace(draft, path)
+        write_whole(path, (f"{story}\n" for story in documents(split)))
         yield path, stories
 
 

@@ -17,6 +17,7 @@ from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
 from t5x_mini.feed.batch import Prefetcher, prefetch
 from t5x_mini.feed.position import Position
+from t5x_mini.parallel.hosts import say
 from t5x_mini.train import metrics
 from t5x_mini.train.best import Best
 from t5x_mini.train.model_info import model_info, summary
@@ -88,7 +89,7 @@ class _Training:
             return
         feed = self._feed(position)
         pictures = self._describe()
-        self._say("compiling the step, and reading held-out text ...")
+        say("compiling the step, and reading held-out text ...")
         with self.clock.lost("compilation"):
             step = compile_step(self.assembled)
             evaluator = self._evaluator()
@@ -117,7 +118,7 @@ class _Training:
         elif self.best and self.best.exhausted:
             why = f"it stopped early, at step {step} (PATIENCE = {self.config.train.patience}): {self.best}."
         if why:
-            self._say(f"The run in {self.folder} is complete: {why}")
+            say(f"The run in {self.folder} is complete: {why}")
         return why is not None
 
     def _steps(self, step, state: TrainState, batches: Prefetcher, evaluator: Evaluator | None, reporter) -> TrainState:
@@ -156,13 +157,13 @@ class _Training:
         if step is not None:
             run = self.assembled
             restored = self.checkpoints.restore(step, run.shapes, run.shardings, self.config.model, run.partitioner)
-            self._say(f"resuming from step {step} in {self.folder}")
+            say(f"resuming from step {step} in {self.folder}")
             if self.best:
                 self.best.resume(step, self.checkpoints.best())
             return restored.state, restored.position
         state, origin = initial_state(self.assembled)
         if origin:
-            self._say(origin)
+            say(origin)
         return state, None
 
     def _feed(self, position: bytes | None):
@@ -176,7 +177,7 @@ class _Training:
         if position is not None:
             feed.restore(Position.from_bytes(position))
         if self.config.feed.data_feed == "tokens":
-            self._say("\n".join(feed.describe()))
+            say("\n".join(feed.describe()))
         return feed
 
     def _evaluator(self) -> Evaluator | None:
@@ -195,7 +196,7 @@ class _Training:
                 f"BEST_METRIC = {self.config.train.best_metric!r} needs a split {split!r}, and no task has one: write "
                 "BEST_METRIC=None, or the split that there is: --gin.EvaluateConfig.split=test."
             )
-        self._say(f"no evaluation: the task has no split '{split}'")
+        say(f"no evaluation: the task has no split '{split}'")
         return None
 
     def _save(self, state: TrainState, position: Position, is_best: bool) -> None:
@@ -215,22 +216,22 @@ class _Training:
             return
         step = int(state.step)
         early = self.best is not None and self.best.exhausted and step < self.assembled.total_steps
-        self._say(
+        say(
             f"{'stopped early' if early else 'done'}: step {step}; checkpoints, metrics and loss.png are in "
             f"{self.folder}{f'; {self.best}' if self.best else ''}"
         )
         if self.config.train.closing_report:
             from t5x_mini.evaluate.report import closing_report
 
-            self._say(closing_report(self.assembled, state.params, evaluator and evaluator.held_out))
+            say(closing_report(self.assembled, state.params, evaluator and evaluator.held_out))
 
     def _announce(self) -> None:
         run = self.assembled
         devices = run.partitioner.mesh.devices
         mesh = " x ".join(f"{axis} {size}" for axis, size in run.partitioner.mesh.shape.items())
         kind = devices.flat[0].device_kind
-        self._say(f"{run.config.model.architecture}, {summary(run).removeprefix('total: ')}")
-        self._say(f"{devices.size} device(s) ({kind}), {run.config.partitioning.kind}: {mesh}")
+        say(f"{run.config.model.architecture}, {summary(run).removeprefix('total: ')}")
+        say(f"{devices.size} device(s) ({kind}), {run.config.partitioning.kind}: {mesh}")
 
     def _describe(self) -> dict[str, pathlib.Path]:
         """Writes down what the run is, and gives its pictures by name."""
@@ -250,7 +251,3 @@ class _Training:
         """The checkpoint that this process starts from."""
         step = self.checkpoints.latest_step()
         return self.config.train.initial_checkpoint_path if step is None else self._checkpoint(step)
-
-    def _say(self, text: str) -> None:
-        if self.is_primary:
-            print(text, flush=True)

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from t5x_mini.train import tensorboard
 
 METRICS_FILE = "metrics.jsonl"
+LOSS = "loss_per_nonpadding_target_token"
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
@@ -42,7 +43,7 @@ def loss_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     return {
         "accuracy": _ratio(sums["correct"], sums["weights"]),
         "loss": _ratio(sums["objective"], sums["normalizer"]),
-        "loss_per_nonpadding_target_token": _ratio(loss, sums["weights"]),
+        LOSS: _ratio(loss, sums["weights"]),
         "loss_per_all_target_tokens": _ratio(loss, positions),
         "z_loss": _ratio(z_loss, sums["normalizer"]),
         "z_loss_per_all_target_tokens": _ratio(z_loss, positions),

@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
+from t5x_mini.parallel.hosts import say
 from t5x_mini.train import metrics, start
 from t5x_mini.train.reporter import Reporter
 from t5x_mini.train.run import Run
@@ -89,10 +90,10 @@ def overfit(config: RunConfig, steps: int) -> Outcome:
     run = dataclasses.replace(run, config=dataclasses.replace(run.config, schedule=schedule), total_steps=steps)
     state = dataclasses.replace(state, step=jax.device_put(np.int32(0), run.shardings.step))
     if origin:
-        _say(origin)
-    _say(_plan(run, config.schedule, steps))
+        say(origin)
+    say(_plan(run, config.schedule, steps))
     outcome = _train(run, state, batch, steps, attainable)
-    _say(describe(outcome, run.config.model.vocab_size))
+    say(describe(outcome, run.config.model.vocab_size))
     if not outcome.learnt:
         raise UserError(advice(outcome))
     return outcome
@@ -214,8 +215,3 @@ def _seen(batch: HostBatch, architecture: str, row: int, position: int) -> bytes
         of_encoder = batch.get("encoder_segment_ids", np.ones_like(batch["encoder_input_tokens"]))[row]
         seen.append(tokens[of_encoder == segments[position]])
     return np.concatenate([*seen, [-1]]).astype(np.int32).tobytes()
-
-
-def _say(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from t5x_mini.errors import UserError
-from t5x_mini.train.metrics import read_metrics
+from t5x_mini.train.metrics import LOSS, read_metrics
 
-_LOSS = "loss_per_nonpadding_target_token"
 _TRAINING, _NOT_FINITE, _GREY = "#3b6ea8", "#b3261e", "#5f6368"
 _HELD_OUT = ("#d9722e", "#2f8f6b", "#8a5fb0", "#b59b1f", "#a34a6d")
 _FEW_POINTS = 40
@@ -40,17 +39,17 @@ def loss_plot(metrics_jsonl: str | os.PathLike[str], png: str | os.PathLike[str]
     if not metrics_jsonl.exists():
         raise UserError(f"no metrics to plot: there is no {metrics_jsonl}. A training run writes one in its MODEL_DIR.")
     rows = read_metrics(metrics_jsonl)
-    tasks = sorted({name for row in rows for name in row if name.startswith("eval/") and name.endswith(f"/{_LOSS}")})
-    steps, losses = _series(rows, _LOSS)
+    tasks = sorted({name for row in rows for name in row if name.startswith("eval/") and name.endswith(f"/{LOSS}")})
+    steps, losses = _series(rows, LOSS)
     if not (len(steps) or tasks):
-        raise UserError(f"no loss to plot in {metrics_jsonl}: none of its {len(rows)} rows has {_LOSS!r}.")
+        raise UserError(f"no loss to plot in {metrics_jsonl}: none of its {len(rows)} rows has {LOSS!r}.")
 
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
     if len(steps):
         _draw_training(top, steps, losses)
     for index, name in enumerate(tasks):
-        label = f"held out: {name.removeprefix('eval/').removesuffix(f'/{_LOSS}')}"
+        label = f"held out: {name.removeprefix('eval/').removesuffix(f'/{LOSS}')}"
         _draw_held_out(top, *_series(rows, name), label, _HELD_OUT[index % len(_HELD_OUT)])
     top.set_ylabel("loss (nats per token)")
     if top.get_legend_handles_labels()[0]:

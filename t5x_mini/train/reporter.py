@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from t5x_mini.errors import UserError
-from t5x_mini.evaluate.results import LOSS, Results
+from t5x_mini.evaluate.results import Results
 from t5x_mini.train import blocks, first_loss, flops, markdown, metrics
+from t5x_mini.train.metrics import LOSS
 from t5x_mini.train.progress import Progress
 from t5x_mini.train.run import Run
 
@@ -112,7 +113,7 @@ class Reporter:
         )
         if self._writer:
             self._writer.write(step, row | self._statistics(step, vectors) | self._clock.report())
-            self._progress.update(step, row["loss_per_nonpadding_target_token"], row["timing/tokens_per_second"])
+            self._progress.update(step, row[LOSS], row["timing/tokens_per_second"])
             if step == self._beginning and sums["weights"]:
                 self._note_first_loss(step, (sums["loss"] - sums["z_loss"]) / sums["weights"])
         self._stop_unless_finite(step, row)

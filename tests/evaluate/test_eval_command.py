@@ -6,7 +6,8 @@ import pytest
 import tiny_runs
 
 from t5x_mini.evaluate import eval_command
-from t5x_mini.evaluate.results import LOSS, Results
+from t5x_mini.evaluate.results import Results
+from t5x_mini.train.metrics import LOSS
 
 
 @pytest.fixture(scope="module")

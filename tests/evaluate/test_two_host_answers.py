@@ -20,7 +20,7 @@ if int(count) > 1:
     jax.distributed.initialize(f"localhost:{port}", num_processes=int(count), process_id=int(index))
 import tiny
 from t5x_mini.errors import UserError
-from t5x_mini.evaluate import hosts
+from t5x_mini.parallel import hosts
 from t5x_mini.evaluate.id_predictor import IdPredictor
 from t5x_mini.model.config import DecodingConfig
 

@@ -16,8 +16,9 @@ import tiny_runs
 from t5x_mini.inspect.token_text import Style
 from t5x_mini.report import compare, table
 from t5x_mini.report.differences import Difference
-from t5x_mini.report.run_data import LOSS, read_runs
+from t5x_mini.report.run_data import read_runs
 from t5x_mini.report.table import Row
+from t5x_mini.train.metrics import LOSS
 
 PLAIN, COLOUR = Style(False), Style(True)
 _GIN = {"MODEL_DIR": "'x'", "TRAIN_STEPS": 100, "VOCABULARY": "'docs_8k'", "MIXTURE_OR_TASK_NAME": "'docs'"}

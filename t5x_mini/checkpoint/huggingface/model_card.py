@@ -10,7 +10,7 @@ from pathlib import Path
 
 from t5x_mini.checkpoint.source import Origin
 from t5x_mini.model.config import TransformerConfig
-from t5x_mini.train.metrics import METRICS_FILE, read_metrics
+from t5x_mini.train.metrics import LOSS, METRICS_FILE, read_metrics
 
 _ARCHITECTURES = {"encoder_decoder": "encoder-decoder", "prefix_lm": "prefix LM", "causal_lm": "causal LM"}
 # The macros of a run's config.gin that say what it was trained on.
@@ -36,7 +36,7 @@ _SIZES = (
     "relpos_max_distance",
     "relpos_bias_per_layer",
 )
-_TRAINING = {"loss_per_nonpadding_target_token": "training loss, nats a token", "accuracy": "training accuracy"}
+_TRAINING = {LOSS: "training loss, nats a token", "accuracy": "training accuracy"}
 
 
 def write_card(
@@ -131,7 +131,7 @@ def _training(run: Path | None, origin: Origin) -> str:
     rows = [row for row in read_metrics(metrics) if row["step"] <= origin.step]
     lines = [("steps", f"{origin.step:,}"), ("tokens seen", f"{tokens_seen(rows, origin.step):,}")]
     for row in rows[::-1]:
-        if "loss_per_nonpadding_target_token" in row:
+        if LOSS in row:
             lines += [(words, f"{row[name]:.4g}") for name, words in _TRAINING.items() if name in row]
             break
     return _table([*lines, *_newest_evaluations(rows)])
