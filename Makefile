@@ -1,6 +1,7 @@
 # make pretrain    installs t5x-mini into .venv, then trains a small T5 on the documentation of what was installed
 # make glue        pretrains for some minutes, finetunes on small tables in GLUE's format, prints what it brought
 # make test        adds what the tests need, PyTorch for one, and runs all but the slow ones (.venv/bin/pytest -m slow)
+#                  (with large pages of memory, as t5x-mini runs: t5x_mini/huge_pages.py)
 # make lint        ruff
 # make clean       removes .venv and the caches, and leaves runs/
 
@@ -22,7 +23,7 @@ glue: $(VENV)/installed
 		--output=runs/tiny_glue --from_scratch --seeds=3
 
 test: $(VENV)/dev
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

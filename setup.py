@@ -71,5 +71,5 @@ setuptools.setup(
             "wheel",
         ],
     },
-    entry_points={"console_scripts": ["t5x-mini = t5x_mini.cli:main"]},
+    entry_points={"console_scripts": ["t5x-mini = t5x_mini.__main__:run"]},
 )

@@ -43,7 +43,7 @@ def test_the_wheel_carries_every_gin_file_and_all_data(wheel):
 def test_the_wheel_offers_the_command_and_the_extras(wheel):
     archive = zipfile.ZipFile(wheel)
     (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
-    assert "t5x-mini = t5x_mini.cli:main" in archive.read(entry_points).decode()
+    assert "t5x-mini = t5x_mini.__main__:run" in archive.read(entry_points).decode()
     metadata = archive.read(entry_points.replace("entry_points.txt", "METADATA")).decode()
     for extra in ("tpu", "cuda", "hf", "wandb", "dev"):
         assert f"Provides-Extra: {extra}" in metadata
