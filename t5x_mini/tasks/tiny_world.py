@@ -219,13 +219,13 @@ def review(rng: random.Random) -> str:
 
 
 # How many of a hundred stories are of each kind.
-_FACTS = {"places": 2, "colours": 3, "jobs": 1, "months": 3, "materials": 3}
+_FACTS = {"places": 2, "colours": 2, "jobs": 1, "months": 2, "materials": 2}
 STORIES: dict[Callable[[random.Random], str], float] = {
-    **{functools.partial(told_again, event): 32 * event.share / sum(each.share for each in EVENTS) for event in EVENTS},
+    **{functools.partial(told_again, event): 22 * event.share / sum(each.share for each in EVENTS) for event in EVENTS},
     **{functools.partial(facts, topic): share for topic, share in _FACTS.items()},
-    days: 6,
-    look: 28,
-    review: 22,
+    days: 5,
+    look: 40,
+    review: 24,
 }
 
 
