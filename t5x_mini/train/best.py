@@ -32,14 +32,25 @@ class Best:
         self.found: BestSoFar | None = None
         self._without_better = 0
 
-    def check(self, tasks: Collection[str]) -> None:
-        """Raises UserError where a task is named that is not among those evaluated."""
+    def check(self, evaluated: Collection[str], scored: Collection[str]) -> None:
+        """Raises UserError where the metric will never be measured.
+
+        Args:
+            evaluated: tasks that have a held-out loss.
+            scored: those of them whose answers are scored.
+        """
         task = _full_name(self._metric).rpartition("/")[0]
-        if task and task not in tasks:
-            hint = config_checks.closest(task, tasks)
+        if task and task not in evaluated:
+            hint = config_checks.closest(task, evaluated)
             raise UserError(
                 f"BEST_METRIC = {self._metric!r} is of a task that is not evaluated{hint} There are "
-                f"{', '.join(sorted(tasks))}."
+                f"{', '.join(sorted(evaluated))}."
+            )
+        if self._metric != "loss" and not (task in scored if task else scored):
+            what = f"{task} has" if task else f"{', '.join(sorted(evaluated))} have"
+            raise UserError(
+                f"BEST_METRIC = {self._metric!r} is measured on a task's answers, but {what} none that are scored; "
+                "write BEST_METRIC='loss' to choose by the held-out loss."
             )
 
     def resume(self, step: int, best: tuple[int, BestSoFar] | None) -> None:

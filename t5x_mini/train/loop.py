@@ -188,7 +188,7 @@ class _Training:
         evaluator = Evaluator(self.assembled, folder=self.folder)
         if evaluator.held_out.batches:
             if self.best:
-                self.best.check(evaluator.held_out.batches)
+                self.best.check(evaluator.held_out.batches, evaluator.scored)
             return evaluator
         split = self.config.evaluate.split
         if self.best:

@@ -77,6 +77,13 @@ def test_what_was_not_measured_is_refused():
 def test_a_task_that_is_not_evaluated_is_refused_before_training():
     best = Best("sts2/accuracy", None, 10)
     with pytest.raises(UserError, match="a task that is not evaluated; did you mean sst2. There are docs, sst2"):
-        best.check({"sst2": [], "docs": []})
-    Best("cola/matthews_corrcoef", None, 10).check({"glue_cola_v002": []})
-    Best("average", None, 10).check({"docs": []})
+        best.check(["sst2", "docs"], ["sst2"])
+    Best("cola/matthews_corrcoef", None, 10).check(["glue_cola_v002"], ["glue_cola_v002"])
+    Best("average", None, 10).check(["docs", "sst2"], ["sst2"])
+    Best("loss", None, 10).check(["docs"], [])
+
+
+@pytest.mark.parametrize("metric", ["average", "glue_average", "docs/accuracy"])
+def test_a_metric_of_answers_that_nobody_scores_is_refused_before_training(metric):
+    with pytest.raises(UserError, match=r"docs ha(s|ve) none that are scored; write BEST_METRIC='loss'"):
+        Best(metric, None, 10).check(["docs"], [])
