@@ -125,7 +125,15 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
     return arguments
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+# Half of all pages' time goes into these.
+SLOW = ("new_task.md", "glue.md", "data.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in PAGES],
+    ids=lambda page: page.name,
+)
 def test_every_command_of_the_page_runs(page, workplace):
     for language in ("python", "gin"):
         for source in blocks(page, language):
