@@ -125,8 +125,8 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
     return arguments
 
 
-# Half of all pages' time goes into these.
-SLOW = ("new_task.md", "glue.md", "data.md")
+# Most of all pages' time goes into these.
+SLOW = ("new_task.md", "glue.md", "data.md", "looking.md", "decoding.md")
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,9 @@ def last_step(metrics):
     return max((row["step"] for row in read_metrics(metrics)), default=0)
 
 
-@pytest.mark.parametrize(("prefetch", "kills"), [(0, [(30, 90)]), (4, [(1, 8), (30, 90)])])
+@pytest.mark.parametrize(
+    ("prefetch", "kills"), [pytest.param(0, [(30, 90)], marks=pytest.mark.slow), (4, [(1, 8), (30, 90)])]
+)
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(tiny, uninterrupted, tmp_path, prefetch, kills):
     seed = random.randrange(2**32)
     print(f"seed {seed}")

@@ -193,6 +193,7 @@ def test_files_that_cannot_be_trained_on_are_refused(folder, tmp_path, content, 
     assert "Traceback" not in finished.err
 
 
+@pytest.mark.slow
 def test_answers_in_any_script_and_several_of_them(folder, tmp_path):
     content = one_question()
     arguments = documents(tmp_path, train=content, validation=content)

@@ -196,6 +196,7 @@ def test_pretraining_tasks_get_losses_and_glue_tasks_scores_too(workplace):
     }
 
 
+@pytest.mark.slow
 def test_multi_task_then_finetune(workplace):
     pretrained = train("leave_one_out", "runs/multi_task", "--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=0")
     assert pretrained.code == 0, pretrained.err
