@@ -1,8 +1,6 @@
 """Exported language models under transformers: the same numbers and the same text as here."""
 
 import json
-import sys
-from pathlib import Path
 
 import goldens
 import hf_models
@@ -42,16 +40,7 @@ def offline(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        patch.setattr(sys, "path", [path for path in sys.path if not Path(path, "transformers_modules").exists()])
-        forget_copied_code()
         yield
-        forget_copied_code()
-
-
-def forget_copied_code():
-    """The package that transformers makes of models' code knows one folder: other tests may have used another."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module", params=MODELS)
