@@ -88,8 +88,8 @@ def identity(model: TransformerConfig) -> dict[str, Any]:
 
 def model_differences(saved: TransformerConfig, now: TransformerConfig) -> dict[str, tuple[Any, Any]]:
     """Settings in which the models are not the same model: `{'emb_dim': (16, 32)}`."""
-    one, other = identity(saved), identity(now)
-    return {name: (one[name], other[name]) for name in one if name in other and one[name] != other[name]}
+    both = {name: (getattr(saved, name), getattr(now, name)) for name in identity(saved) | identity(now)}
+    return {name: (one, other) for name, (one, other) in both.items() if one != other}
 
 
 def array_differences(missing: Sequence[str], extra: Sequence[str], reshaped: Sequence[str]) -> str:

@@ -106,7 +106,6 @@ class _Shared:
         self._mixtures: dict[str, list[str]] = {}
         self._file = folder / "config.gin"
         if jax.process_index() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
             write_whole(self._file, config_module.operative_config())
 
     def config(self, run: Finetuning) -> RunConfig:

@@ -43,8 +43,6 @@ def submit(outcomes: Sequence[Outcome], config_of: Callable[[Finetuning], RunCon
     if not here:
         say("The data has no test sets of these tasks, so there is no submission to write.")
         return
-    if jax.process_index() == 0:
-        folder.mkdir(exist_ok=True)
     made = _Made(folder)
     for outcome in outcomes:
         files = [file for file in here if best[file.part] is outcome and not made.is_from(file, outcome)]

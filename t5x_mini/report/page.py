@@ -53,7 +53,6 @@ def report(paths: Sequence[str], output: str = "report.html") -> Path:
         raise UserError(f"The report is a page: write --output={Path(output).with_suffix('.html')}, not {output}.")
     text = page(read_runs(list(paths)))
     try:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_whole(Path(output), text)
     except OSError as error:
         raise UserError(f"The report can't be written to {output}: {error.strerror}. Write another --output.") from None

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from t5x_mini.whole_file import write_whole
+
 SEED = 0
 
 MEN = tuple("Adam Ben Bob Frank Jack Jim John Leo Mark Max Paul Sam Tim Tom".split())
@@ -381,8 +383,7 @@ def tables() -> Iterator[tuple[str, str]]:
 def write(folder: Path) -> None:
     """Writes all tables below `folder`."""
     for path, text in tables():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8", newline="\n")
+        write_whole(folder / path, text)
 
 
 def _draw(table: Table, rng: random.Random, split_of: dict[str, str]) -> list[Row]:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from t5x_mini.train import tensorboard
+from t5x_mini.whole_file import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 LOSS = "loss_per_nonpadding_target_token"
@@ -262,12 +263,7 @@ def _keep_rows_until(path: pathlib.Path, step: int | None) -> None:
         return
     rows = [] if step is None else [row for row in read_metrics(path) if row["step"] <= step]
     lines = (json.dumps({name: _to_json(value) for name, value in row.items()}) + "\n" for row in rows)
-    kept = path.with_name(path.name + ".kept")
-    with kept.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    kept.replace(path)
+    write_whole(path, lines)
 
 
 def _wandb_run(directory: pathlib.Path, *, resume: bool):
