@@ -7,6 +7,9 @@ import setuptools
 
 INIT = pathlib.Path(__file__).parent.joinpath("t5x_mini", "__init__.py").read_text(encoding="utf-8")
 
+# Not in constraints.txt: on a TPU it is jax[tpu] that says which one.
+LIBTPU = "libtpu>=0.0.42; platform_system == 'Linux'"
+
 setuptools.setup(
     name="t5x-mini",
     version=re.search(r'__version__ = "(.+)"', INIT).group(1),
@@ -52,6 +55,8 @@ setuptools.setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
+        # The compiler for TPUs, for `t5x-mini plan` where there is none. It exists for Linux alone.
+        "plan": [LIBTPU],
         "cuda": ["jax[cuda13]"],
         "hf": ["datasets>=3", "huggingface_hub>=1"],
         "wandb": ["wandb>=0.19"],
@@ -60,6 +65,7 @@ setuptools.setup(
         "dev": [
             "huggingface_hub>=1",
             "hypothesis>=6",
+            LIBTPU,
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff>=0.12",

@@ -45,7 +45,7 @@ def test_the_wheel_offers_the_command_and_the_extras(wheel):
     (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     assert "t5x-mini = t5x_mini.__main__:run" in archive.read(entry_points).decode()
     metadata = archive.read(entry_points.replace("entry_points.txt", "METADATA")).decode()
-    for extra in ("tpu", "cuda", "hf", "wandb", "dev"):
+    for extra in ("tpu", "plan", "cuda", "hf", "wandb", "dev"):
         assert f"Provides-Extra: {extra}" in metadata
 
 
@@ -87,8 +87,8 @@ def pins():
 def test_constraints_pin_every_dependency_within_its_range(requirements, pins, extra):
     assert len(requirements[extra]) > 1
     for requirement in requirements[extra]:
-        # pip freeze leaves these two out: their versions are no concern of the project's.
-        if requirement.name not in ("setuptools", "wheel"):
+        # pip freeze leaves the first two out: their versions are no concern of the project's. jax[tpu] pins libtpu.
+        if requirement.name not in ("setuptools", "wheel", "libtpu"):
             assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
