@@ -17,6 +17,7 @@ from gin import config_parser
 
 from t5x_mini import config_checks, resources
 from t5x_mini.errors import UserError
+from t5x_mini.storage import is_remote, to_path
 
 # First parts of the names that T5X's gin files import, include and bind.
 _T5X_NAMES = frozenset(
@@ -148,13 +149,13 @@ def read_binding(text: str) -> Binding:
 
 
 def _find(name: str, folders: Sequence[str]) -> pathlib.Path:
-    places = [pathlib.Path(folder, name) for folder in folders]
+    places = [to_path(name) if is_remote(name) else to_path(folder) / name for folder in folders]
     for path in places:
         if path.is_file():
             return path
     shipped = resources.gin_root()
     known = [path.relative_to(shipped.parent).as_posix() for path in shipped.rglob("*.gin")]
-    here = [str(path) for path in pathlib.Path(name).parent.glob("*.gin")]
+    here = [] if is_remote(name) else [str(path) for path in pathlib.Path(name).parent.glob("*.gin")]
     first = f"There is no gin file {name}{config_checks.closest(name, (*known, *here))} Looked for:"
     raise UserError("\n  ".join((first, *dict.fromkeys(str(path.resolve()) for path in places))))
 

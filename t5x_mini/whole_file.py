@@ -6,18 +6,26 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from t5x_mini.storage import is_remote
 
-def write_whole(path: Path, text: str | Iterable[str]) -> None:
+
+def write_whole(path: Path, content: str | bytes | Iterable[str]) -> None:
     """Writes a file under another name, and gives it its own when it is on the disk. Makes its folder.
 
     Args:
-        text: all of it, or its parts one after another.
+        path: of the file; in a bucket, where an object appears whole, the draft is left out.
+        content: all of it, or its parts one after another.
     """
+    parts = [content] if isinstance(content, str | bytes) else content
+    encoded = (part if isinstance(part, bytes) else part.encode("utf-8", "backslashreplace") for part in parts)
+    if is_remote(path):
+        path.write_bytes(b"".join(encoded))
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")  # two processes may write the same file
     try:
-        with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.writelines([text] if isinstance(text, str) else text)
+        with draft.open("wb") as file:
+            file.writelines(encoded)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)

@@ -18,27 +18,34 @@ import dataclasses
 import functools
 import logging
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint._src.path import gcs_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from t5x_mini.checkpoint import layout, run_item
 from t5x_mini.checkpoint.config import CheckpointConfig
 from t5x_mini.checkpoint.position_handler import PositionHandler, PositionRestore, PositionSave
 from t5x_mini.checkpoint.run_item import RunItem, Training
+from t5x_mini.checkpoint.steps import FOLDER, best_step, steps_of
 from t5x_mini.errors import UserError
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.parallel.partitioner import Partitioner
+from t5x_mini.storage import to_path
 from t5x_mini.train.state import TrainState
 
-FOLDER, BEST = "checkpoints", "best"
+BEST = "best"
 
 for _name in ("absl", "orbax"):  # Orbax reports every phase of every save, and warns of what was asked for
     logging.getLogger(_name).setLevel(logging.ERROR)
+
+# Orbax would ask Google's own client whether a bucket keeps folders, to remove empty ones. `BucketPath` sees none.
+gcs_utils.is_hierarchical_namespace_enabled = lambda path: False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +91,7 @@ class Checkpoints:
             best_metric: what the best checkpoint is chosen by; it is kept beside the newest ones.
         """
         self._vocabulary, self._vocabulary_source = vocabulary, vocabulary_source
-        self.directory = epath.Path(run_dir).absolute() if "://" not in run_dir else epath.Path(run_dir)
-        self.directory = self.directory / FOLDER
+        self.directory = epath.Path(to_path(run_dir)).absolute() / FOLDER
         rank = functools.partial(_rank, metric=best_metric)
         best = preservation_policy.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
         newest = preservation_policy.LatestN(config.keep if config else None)
@@ -233,7 +239,7 @@ def locate(path: str) -> tuple[str, int]:
     Raises:
         UserError: where there is no complete checkpoint.
     """
-    run_dir, step = _run_and_step(epath.Path(path).expanduser())
+    run_dir, step = _run_and_step(to_path(path).expanduser())
     steps = steps_of(run_dir)
     if not steps:
         raise UserError(
@@ -254,26 +260,13 @@ def locate(path: str) -> tuple[str, int]:
     return str(run_dir), step if step is not None else steps[-1]
 
 
-def is_own(path: epath.Path) -> bool:
+def is_own(path: pathlib.Path) -> bool:
     """Whether the path stands for a run that has checkpoints, or for one of them."""
     run_dir, step = _run_and_step(path)
     return step is not None or bool(steps_of(run_dir))
 
 
-def steps_of(run_dir: epath.PathLike) -> list[int]:
-    """The steps of a run's checkpoints, ascending."""
-    folder = epath.Path(run_dir) / FOLDER
-    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit()) if folder.exists() else []
-
-
-def best_step(folder: epath.PathLike) -> int | None:
-    """The step of the best checkpoint in a run's folder of checkpoints; None where none was chosen."""
-    folder = epath.Path(folder)
-    marked = [step for step in steps_of(folder.parent) if (folder / str(step) / "metrics").exists()]
-    return max(marked, default=None)  # a run marks those alone that were better than all before
-
-
-def _run_and_step(path: epath.Path) -> tuple[epath.Path, int | str | None]:
+def _run_and_step(path: pathlib.Path) -> tuple[pathlib.Path, int | str | None]:
     if path.parent.name == FOLDER and (path.name.isdigit() or path.name == BEST):
         return path.parent.parent, int(path.name) if path.name.isdigit() else BEST
     return (path.parent if path.name == FOLDER else path), None

@@ -17,6 +17,7 @@ from t5x_mini.checkpoint import layout
 from t5x_mini.checkpoint.manager import FOLDER, locate
 from t5x_mini.checkpoint.run_item import RunItem, Training
 from t5x_mini.checkpoint.source import Origin
+from t5x_mini.storage import to_path
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase of every read
 
@@ -31,10 +32,10 @@ class OwnSource:
             UserError: where there is no complete checkpoint.
         """
         run_dir, step = locate(path)
-        folder = epath.Path(run_dir) / FOLDER / str(step)
-        self._state = (folder if "://" in run_dir else folder.absolute()) / "state"  # Orbax wants it so
+        folder = to_path(run_dir) / FOLDER / str(step)
+        self._state = epath.Path(folder.absolute()) / "state"  # Orbax wants it so
         run = json.loads((folder / "run" / "metadata").read_text())
-        self.origin = _origin(str(folder), step, RunItem.from_json(run), epath.Path(run_dir))
+        self.origin = _origin(str(folder), step, RunItem.from_json(run), to_path(run_dir))
         arrays = layout.flatten(ocp.PyTreeCheckpointHandler().metadata(self._state).tree)
         self.shapes: Mapping[str, tuple[int, ...]] = {name: tuple(array.shape) for name, array in arrays.items()}
 
@@ -46,7 +47,7 @@ class OwnSource:
         return tensorstore.open(spec, open=True, read=True).result().read().result()
 
 
-def _origin(path: str, step: int, run: RunItem, run_dir: epath.Path) -> Origin:
+def _origin(path: str, step: int, run: RunItem, run_dir: Path) -> Origin:
     training = run.training or Training()
     name, extra_ids = run.vocabulary_source or (None, 100)
     if name and (run_dir / name).exists():  # an imported checkpoint's lies beside it

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from etils import epath
 
 from t5x_mini.errors import UserError
 from t5x_mini.model.config import TransformerConfig
+from t5x_mini.storage import to_path
 
 Kind = Literal["t5x_mini", "hf", "t5x"]
 
@@ -98,7 +99,7 @@ def open_source(path: str, kind: Kind | None = None) -> Source:
 def _kind_of(path: str) -> Kind:
     from t5x_mini.checkpoint import manager, t5x_format
 
-    folder = epath.Path(path).expanduser()
+    folder = to_path(path).expanduser()
     if manager.is_own(folder):
         return "t5x_mini"
     if (folder / "config.json").exists():
@@ -122,4 +123,4 @@ def _kind_of(path: str) -> Kind:
 def _may_be_on_the_hub(path: str) -> bool:
     """Whether a path that nothing is found under looks like `google/flan-t5-small`, rather than a folder misspelt."""
     owner = path.partition("/")[0]
-    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path)) and not epath.Path(owner).exists()
+    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path)) and not Path(owner).exists()

@@ -8,7 +8,9 @@ them in order, when all are done or when an interrupted command begins again, on
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import itertools
 import json
 import os
 import pathlib
@@ -16,6 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from t5x_mini.errors import UserError
+from t5x_mini.growing_file import GrowingFile
+from t5x_mini.storage import is_remote
 from t5x_mini.whole_file import write_whole
 
 
@@ -40,7 +44,7 @@ class Output:
         self.path, self.done = path, 0
         self._made_from, self._rows, self._host, self._hosts = json.loads(json.dumps(made_from)), rows, host, hosts
         self._partial, self._note = (_with(path, suffix) for suffix in (".partial", ".made_from"))
-        self._file = None
+        self._file: GrowingFile | None = None
 
     def prepare(self, rows_a_batch: int) -> int:
         """Brings in order what an interrupted command left; the first host does this, alone.
@@ -74,16 +78,16 @@ class Output:
         """Ready to write from row `done` on, which the first host has found."""
         self.done = done
         own = self._partial if self._hosts == 1 else _with(self.path, f".part-{self._host}")
-        self._file = own.open("ab")
+        self._file = GrowingFile(own, None)
 
     def write(self, answered: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Adds the lines of (row number from 0, line) and returns when they are on the disk."""
+        """Adds the lines of (row number from 0, line) and returns when they are on the disk (in a bucket, before)."""
         for number, line in answered:
             text = json.dumps(line, ensure_ascii=False)
             text = text if self._hosts == 1 else f"{number}\t{text}"
             self._file.write(text.encode("utf-8", "backslashreplace") + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if not is_remote(self.path):
+            self._file.sync()
 
     def close(self) -> None:
         if self._file:
@@ -99,16 +103,15 @@ class Output:
                 f"{self._partial} has {lines:,} lines for {self._rows:,} rows: another command writes to it, or the "
                 f"hosts don't see one folder. Let one at a time write there, and begin again: rm {self.path}*"
             )
-        os.replace(self._partial, self.path)
+        _rename(self._partial, self.path)
         _remove(parts)
 
     def _append(self, lines: Iterator[bytes], done: int) -> int:
-        with self._partial.open("ab") as file:
+        with contextlib.closing(GrowingFile(self._partial, None)) as file:
             for line in lines:
                 file.write(line)
                 done += 1
-            file.flush()
-            os.fsync(file.fileno())
+            file.sync()
         return done
 
     def _check_note(self) -> None:
@@ -127,7 +130,7 @@ class Output:
         )
 
     def _left_over(self) -> list[pathlib.Path]:
-        return [path for path in (self._partial, *self._parts()) if path.exists() and path.stat().st_size]
+        return [path for path in (self._partial, *self._parts()) if _count_lines(path, at_most=1)]
 
     def _parts(self) -> list[pathlib.Path]:
         prefix = f"{self.path.name}.part-"
@@ -187,18 +190,32 @@ def _cut_half_line(path: pathlib.Path) -> int:
     return lines
 
 
-def _count_lines(path: pathlib.Path) -> int:
+def _count_lines(path: pathlib.Path, at_most: int | None = None) -> int:
     if not path.exists():
         return 0
     with path.open("rb") as file:
-        return sum(line.endswith(b"\n") for line in file)
+        return sum(line.endswith(b"\n") for line in itertools.islice(file, at_most))
 
 
 def _truncate(path: pathlib.Path, lines: int) -> None:
     """Cuts the file behind so many lines."""
-    if path.exists():
-        with path.open("r+b") as file:
-            for _ in range(lines):
-                file.readline()
-            file.truncate(file.tell())
-            os.fsync(file.fileno())
+    if not path.exists():
+        return
+    if is_remote(path):
+        with path.open("rb") as file:
+            kept = b"".join(itertools.islice(file, lines))
+        path.write_bytes(kept)
+        return
+    with path.open("r+b") as file:
+        for _ in range(lines):
+            file.readline()
+        file.truncate(file.tell())
+        os.fsync(file.fileno())
+
+
+def _rename(path: pathlib.Path, name: pathlib.Path) -> None:
+    if is_remote(path):  # no bucket renames
+        name.write_bytes(path.read_bytes())
+        path.unlink()
+    else:
+        os.replace(path, name)

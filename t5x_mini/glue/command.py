@@ -6,16 +6,15 @@ goes on, and what was begun with other settings is refused.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 
+from t5x_mini import compilation_cache, storage
 from t5x_mini import config as config_module
 from t5x_mini.config import RunConfig
 from t5x_mini.errors import UserError
@@ -38,6 +37,7 @@ _OWN = {
     "RANDOM_SEED": "--seeds=3",
 }
 
+_FOLDERS = ("TrainConfig.model_dir", "TrainConfig.compilation_cache")
 # Nothing of a checkpoint, nor of how to start from one.
 _FROM_SCRATCH = (
     "INITIAL_CHECKPOINT_PATH=None",
@@ -76,16 +76,18 @@ def glue(
         UserError: for a task that GLUE hasn't got, or data that is not here; for a setting that the command makes
             itself; for a run that was begun with other settings.
     """
-    parts, folder = benchmark.choose(tasks), Path(output)
+    storage.check_writable(output, "--output")
+    parts, folder = benchmark.choose(tasks), storage.to_path(output)
     _check_bindings(bindings)
     shared = _Shared(checkpoint, folder, [RECIPE, *files], bindings, search_paths)
     _check_data(parts, shared.feed)
     runs = plan(parts, strategy, seeds, from_scratch)
     configs = {run: shared.config(run) for run in runs}  # all of them, before what takes long
-    with _compiled_once():
-        outcomes = _finetune(runs, shared)
-        _report(outcomes, configs[runs[0]], parts, {"checkpoint": checkpoint, "strategy": strategy}, folder)
-        predict.submit(outcomes, shared.config, folder)
+    # All finetunings are the same program, which is compiled for the first.
+    compilation_cache.enable(configs[runs[0]].train.compilation_cache, output)
+    outcomes = _finetune(runs, shared)
+    _report(outcomes, configs[runs[0]], parts, {"checkpoint": checkpoint, "strategy": strategy}, folder)
+    predict.submit(outcomes, shared.config, folder)
 
 
 class _Shared:
@@ -135,7 +137,7 @@ def _finetune(runs: Sequence[Finetuning], shared: _Shared) -> list[Outcome]:
     outcomes = []
     for number, run in enumerate(runs, start=1):
         config = shared.config(run)
-        folder = Path(config.train.model_dir)
+        folder = storage.to_path(config.train.model_dir)
         outcome = results.read_outcome(run, folder)
         if outcome is None:
             left = remaining([outcome.seconds for outcome in outcomes], len(runs) - number + 1)
@@ -253,31 +255,11 @@ def _refuse_changes(folder: Path, before: RunConfig, now: RunConfig) -> None:
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
-    """`{'TrainConfig.train_steps': 300, ...}`, without the folder, which may have been moved."""
+    """`{'TrainConfig.train_steps': 300, ...}`, without folders, which may have been moved."""
     parts = {type(part).__name__: part for part in vars(config).values()}
     found = {
         f"{owner}.{field.name}": getattr(part, field.name)
         for owner, part in parts.items()
         for field in dataclasses.fields(part)
     }
-    return {name: value for name, value in found.items() if name != "TrainConfig.model_dir"} | {
-        "RunConfig": tuple(parts)
-    }
-
-
-@contextlib.contextmanager
-def _compiled_once() -> Iterator[None]:
-    """Lets all finetunings of the process, which are the same program, share what XLA compiled for the first."""
-    if jax.config.jax_compilation_cache_dir is not None:
-        yield
-        return
-    from jax.experimental.compilation_cache import compilation_cache
-
-    with tempfile.TemporaryDirectory() as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        compilation_cache.reset_cache()  # JAX looks at the folder's name once
-        try:
-            yield
-        finally:
-            jax.config.update("jax_compilation_cache_dir", None)
-            compilation_cache.reset_cache()
+    return {name: value for name, value in found.items() if name not in _FOLDERS} | {"RunConfig": tuple(parts)}

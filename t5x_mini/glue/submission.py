@@ -82,10 +82,10 @@ def write(file: TestFile, task: TextToTextTask, predicted: Mapping[int, str]) ->
 def pack(folder: Path) -> Path:
     """`submission.zip` beside the TSV files, with all of them at its top level."""
     path = folder / "submission.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with path.open("wb") as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in FILES:
             if (folder / file.name).is_file():
-                archive.write(folder / file.name, file.name)
+                archive.writestr(file.name, (folder / file.name).read_bytes())
     return path
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tqdm
 
+from t5x_mini.checkpoint.steps import FOLDER, steps_of
 from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
 from t5x_mini.feed.position import Position
+from t5x_mini.storage import to_path
 
 if TYPE_CHECKING:
     from t5x_mini.config import RunConfig
@@ -43,7 +45,7 @@ def rebuild_batch(run_dir: str, step: int) -> Rebuilt:
     """
     from t5x_mini import config
 
-    folder = Path(run_dir)
+    folder = to_path(run_dir)
     if not (folder / "config.gin").is_file():
         raise UserError(f"{run_dir} is not a run: it has no config.gin. Write a MODEL_DIR, such as runs/quickstart.")
     run = config.load([str(folder / "config.gin")], training=False)
@@ -75,15 +77,10 @@ def _read_ahead(run: RunConfig, folder: Path, first: int, step: int) -> Rebuilt:
     return Rebuilt(batch, run, f"{origin}, {step - start} further on")
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps of a run's checkpoints, oldest first."""
-    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
-
-
 def _positions(folder: Path, last: int) -> tuple[int, list[Path]] | None:
     """The newest checkpoint up to step `last`, and its places in the data, one a host."""
-    for step in reversed([step for step in checkpoint_steps(folder) if step <= last]):
-        files = list((folder / "checkpoints" / str(step) / "position").glob("process_*-of-*"))
+    for step in reversed([step for step in steps_of(folder) if step <= last]):
+        files = list((folder / FOLDER / str(step) / "position").glob("process_*-of-*"))
         if files and len(files) == int(files[0].name.rpartition("-")[2]):
             return step, sorted(files, key=lambda path: int(path.name.split("_")[1].partition("-")[0]))
     return None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from t5x_mini.checkpoint.steps import FOLDER, steps_of
 from t5x_mini.errors import UserError
-from t5x_mini.inspect.rebuild import checkpoint_steps, first_step
+from t5x_mini.inspect.rebuild import first_step
+from t5x_mini.storage import to_path
 
 if TYPE_CHECKING:
     from t5x_mini.config import RunConfig
@@ -106,7 +107,7 @@ def nearest_checkpoint(config: RunConfig, run_dir: str, step: int) -> Checkpoint
     Raises:
         UserError: there is none.
     """
-    found = [(kept, str(Path(run_dir) / "checkpoints" / str(kept))) for kept in checkpoint_steps(Path(run_dir))]
+    found = [(kept, str(to_path(run_dir) / FOLDER / str(kept))) for kept in steps_of(run_dir)]
     if config.train.initial_checkpoint_path is not None and not config.train.assignment_map:
         found.append((first_step(config), config.train.initial_checkpoint_path))
     if not found:
@@ -160,7 +161,7 @@ def recorded_loss(run_dir: str, step: int) -> tuple[float, float] | None:
     from t5x_mini.train.metrics import LOSS, METRICS_FILE, read_metrics
 
     wanted = ("cross_ent_loss_per_all_target_tokens", "non_padding_fraction/loss_weights")
-    for row in reversed(read_metrics(Path(run_dir) / METRICS_FILE)):
+    for row in reversed(read_metrics(to_path(run_dir) / METRICS_FILE)):
         if row["step"] == step and all(name in row for name in wanted) and row[wanted[1]]:
             return row[wanted[0]] / row[wanted[1]], row[LOSS]
     return None

@@ -22,6 +22,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from t5x_mini.errors import UserError
 from t5x_mini.model import masks
 from t5x_mini.model.config import Architecture
+from t5x_mini.storage import to_path
 
 Style = Literal["matrix", "lines"]
 # Above these, cells are thinner than a pixel and lines can't be told apart.
@@ -67,26 +68,27 @@ def draw_masks(inputs: int, targets: int, style: Style, path: str | os.PathLike[
         UserError: a length below 1, too many positions to tell apart, or an unknown style.
     """
     _check(inputs, targets, style)
-    figure = (_matrix_figure if style == "matrix" else _lines_figure)(inputs, targets)
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=200)
-    return path
+    return _save((_matrix_figure if style == "matrix" else _lines_figure)(inputs, targets), path)
 
 
 def draw_mask(architecture: Architecture, inputs: int, targets: int, path: str | os.PathLike[str]) -> pathlib.Path:
     """Draws the `matrix` of one architecture alone; arguments, result and errors as in `draw_masks`."""
     _check(inputs, targets, "matrix")
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _matrix_figure(inputs, targets, (architecture,)).savefig(path, format="png", dpi=200)
-    return path
+    return _save(_matrix_figure(inputs, targets, (architecture,)), path)
 
 
 def visible_cells(architecture: Architecture, inputs: int, targets: int) -> masks.Masks:
     """The model's own masks for one example without padding: boolean numpy arrays `[queries, keys]`, or None."""
     made = masks.make_masks(architecture, _batch(architecture, inputs, targets))
     return masks.Masks(*(None if mask is None else np.asarray(mask)[0, 0] for mask in made))
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
+    path = to_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=200)
+    return path
 
 
 def _batch(architecture: Architecture, inputs: int, targets: int) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from t5x_mini import config_checks, gin_files
 from t5x_mini.errors import UserError
+from t5x_mini.storage import is_remote, to_path
 from t5x_mini.train.metrics import METRICS_FILE, read_metrics
 
 PICTURES = ("loss", "masks", "mixture")
@@ -178,7 +179,7 @@ def read_runs(paths: list[str], answers: int = 24) -> list[RunData]:
     Raises:
         UserError: one of them is no run's folder, or is given twice.
     """
-    folders = [Path(path) for path in paths]
+    folders = [to_path(path) for path in paths]
     for number, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:number]]:
             raise UserError(f"{folder} is given twice. Write other runs, or it alone.")
@@ -196,7 +197,7 @@ def read_run(path: str | Path, *, answers: int = 24) -> RunData:
     Raises:
         UserError: there is no such folder, or no run in it.
     """
-    folder = Path(path)
+    folder = to_path(path)
     _check_folder(folder)
     return RunData(
         name=folder.resolve().name,
@@ -230,7 +231,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
+    if not is_remote(folder) and folder.is_dir():  # a bucket can only be listed with all that is in it
         yield from (file.parent for file in sorted(folder.glob(f"*/{METRICS_FILE}")))
 
 

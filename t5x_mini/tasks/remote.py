@@ -40,10 +40,20 @@ def listing(prefix: str) -> list[str]:
     store, key = _store(prefix)
     bucket = prefix.removesuffix(key)
     bucket += "" if bucket.endswith("/") else "/"
-    # UTF-8 sorts as code points do, so every key with the prefix lies before this one.
-    keys = ts.KvStore.KeyRange(key, key[:-1] + chr(ord(key[-1]) + 1)) if key else ts.KvStore.KeyRange()
     with _reaching(prefix):
-        return sorted(bucket + name.decode() for name in store.list(keys).result())
+        return sorted(bucket + name.decode() for name in store.list(_starting_with(key)).result())
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file."""
+    if is_web(path):
+        try:
+            return _web_size(path) >= 0
+        except FileNotFoundError:
+            return False
+    store, key = _store(path)
+    with _reaching(path):
+        return bool(key) and store.read(key, byte_range=slice(0, 0)).result().state == "value"
 
 
 def size(path: str) -> int:
@@ -87,6 +97,22 @@ def write_bytes(path: str, data: bytes) -> None:
     store, key = _store(path)
     with _reaching(path):
         store.write(key, data).result()
+
+
+def delete(path: str) -> None:
+    """Removes the file from its bucket, if it is there."""
+    store, key = _store(path)
+    with _reaching(path):
+        store.write(key, None).result()
+
+
+def delete_folder(path: str) -> None:
+    """Removes all files of the bucket whose paths start with this one and a slash. Raises ValueError for a bucket."""
+    store, key = _store(f"{path.rstrip('/')}/")
+    if not key:
+        raise ValueError(f"{path} is a whole bucket.")
+    with _reaching(path):
+        store.delete_range(_starting_with(key)).result()
 
 
 class RemoteFile(io.RawIOBase):
@@ -133,6 +159,11 @@ def _store(path: str) -> tuple[ts.KvStore, str]:
     if not bucket:
         raise UserError(f"{path!r} names no bucket. Write {scheme}://bucket/path.")
     return _open_bucket(scheme, bucket), key
+
+
+def _starting_with(key: str) -> ts.KvStore.KeyRange:
+    # UTF-8 sorts as code points do, so every key with the prefix lies before this one.
+    return ts.KvStore.KeyRange(key, key[:-1] + chr(ord(key[-1]) + 1)) if key else ts.KvStore.KeyRange()
 
 
 @functools.lru_cache(maxsize=64)

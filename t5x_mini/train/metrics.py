@@ -12,6 +12,7 @@ both understand, and `read_metrics` makes floats of them again.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import math
@@ -21,8 +22,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from t5x_mini.growing_file import GrowingFile
+from t5x_mini.storage import is_remote, to_path
 from t5x_mini.train import tensorboard
-from t5x_mini.whole_file import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 LOSS = "loss_per_nonpadding_target_token"
@@ -168,7 +170,8 @@ class Clock:
 
 
 class MetricWriter:
-    """Writes rows of metrics under one directory; every row is on disk when `write` returns.
+    """Writes rows of metrics under one directory; every row is on disk when `write` returns, or in a bucket half a
+    minute later (`GrowingFile`).
 
     `metrics.jsonl`, TensorBoard events under `tensorboard/`, and W&B when the package is installed and one of
     WANDB_PROJECT, WANDB_API_KEY and WANDB_MODE is set (and WANDB_MODE is not `disabled`). The W&B run is found again
@@ -184,11 +187,10 @@ class MetricWriter:
     """
 
     def __init__(self, directory: str | os.PathLike[str], resume_step: int | None = None):
-        directory = pathlib.Path(directory)
+        directory = to_path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / METRICS_FILE
-        _keep_rows_until(path, resume_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = GrowingFile(path, _rows_until(path, resume_step))
         first_step = 0 if resume_step is None else resume_step + 1
         self._tensorboard = tensorboard.EventFile(directory / "tensorboard", first_step)
         self._wandb = _wandb_run(directory, resume=resume_step is not None)
@@ -197,8 +199,7 @@ class MetricWriter:
         """Appends one row. Values are numbers or 0-d arrays."""
         values = {name: float(value) for name, value in metrics.items()}
         row = {"step": int(step), **{name: _to_json(value) for name, value in values.items()}}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        self._file.write(f"{json.dumps(row, allow_nan=False)}\n".encode())
         self._tensorboard.scalars(int(step), values)
         if self._wandb is not None:
             self._wandb.log(values, step=int(step))
@@ -214,11 +215,18 @@ class MetricWriter:
 
     def image(self, tag: str, png: str | os.PathLike[str], step: int) -> None:
         """Shows a picture, a PNG's path, in TensorBoard and W&B."""
-        self._tensorboard.image(int(step), tag, pathlib.Path(png).read_bytes())
+        data = to_path(png).read_bytes()
+        self._tensorboard.image(int(step), tag, data)
         if self._wandb is not None:
             import wandb
+            from PIL import Image
 
-            self._wandb.log({tag: wandb.Image(str(png))}, step=int(step))
+            self._wandb.log({tag: wandb.Image(Image.open(io.BytesIO(data)))}, step=int(step))
+
+    def sync(self) -> None:
+        """Returns once all that was written is where it belongs; of a bucket, raises UserError where it can't be."""
+        self._file.sync()
+        self._tensorboard.sync()
 
     def close(self) -> None:
         self._file.close()
@@ -239,7 +247,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict]:
     A line that a kill cut short is left out.
     """
     rows = []
-    for line in pathlib.Path(path).read_bytes().splitlines():
+    for line in to_path(path).read_bytes().splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -258,12 +266,13 @@ def _from_json(value: float | str) -> float:
     return float(value) if value in _NOT_FINITE else value
 
 
-def _keep_rows_until(path: pathlib.Path, step: int | None) -> None:
-    if not path.exists():
-        return
-    rows = [] if step is None else [row for row in read_metrics(path) if row["step"] <= step]
+def _rows_until(path: pathlib.Path, step: int | None) -> bytes:
+    """The rows that stay, as lines."""
+    if step is None or not path.exists():
+        return b""
+    rows = (row for row in read_metrics(path) if row["step"] <= step)
     lines = (json.dumps({name: _to_json(value) for name, value in row.items()}) + "\n" for row in rows)
-    write_whole(path, lines)
+    return "".join(lines).encode()
 
 
 def _wandb_run(directory: pathlib.Path, *, resume: bool):
@@ -280,4 +289,5 @@ def _wandb_run(directory: pathlib.Path, *, resume: bool):
     id_file = directory / "wandb_run_id.txt"
     if not (resume and id_file.exists()):
         id_file.write_text(secrets.token_hex(8))
-    return wandb.init(id=id_file.read_text().strip(), resume="allow", dir=str(directory))
+    own_files = None if is_remote(directory) else str(directory)
+    return wandb.init(id=id_file.read_text().strip(), resume="allow", dir=own_files)

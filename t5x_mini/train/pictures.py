@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from t5x_mini.feed import feeds
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.model import mask_figure
+from t5x_mini.storage import to_path
 from t5x_mini.train.run import Run
 
 _BAR, _MUTED = "#3b6ea8", "#5f6368"
@@ -20,7 +21,7 @@ _BAR_HEIGHT = 0.22
 
 def run_pictures(run: Run, folder: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
     """Draws `masks.png`, of the run's architecture, and `mixture.png` in the folder of a run; their paths by name."""
-    folder = pathlib.Path(folder)
+    folder = to_path(folder)
     masks = mask_figure.draw_mask(run.config.model.architecture, _INPUTS, _TARGETS, folder / "masks.png")
     return {"masks": masks, "mixture": mixture_figure(run.config.feed, folder / "mixture.png")}
 
@@ -38,8 +39,9 @@ def mixture_figure(feed: FeedConfig, path: str | os.PathLike[str]) -> pathlib.Pa
     Raises:
         UserError: as `feeds.rates`.
     """
-    path = pathlib.Path(path)
-    rates_figure(feed.mixture_or_task_name, feeds.rates(feed)).savefig(path, format="png", dpi=150)
+    path = to_path(path)
+    with path.open("wb") as file:
+        rates_figure(feed.mixture_or_task_name, feeds.rates(feed)).savefig(file, format="png", dpi=150)
     return path
 
 

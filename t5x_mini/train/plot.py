@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from t5x_mini.errors import UserError
+from t5x_mini.storage import to_path
 from t5x_mini.train.metrics import LOSS, read_metrics
 
 _TRAINING, _NOT_FINITE, _GREY = "#3b6ea8", "#b3261e", "#5f6368"
@@ -35,7 +36,7 @@ def loss_plot(metrics_jsonl: str | os.PathLike[str], png: str | os.PathLike[str]
     Raises:
         UserError: there is no such file, or no loss in it.
     """
-    metrics_jsonl, png = pathlib.Path(metrics_jsonl), pathlib.Path(png)
+    metrics_jsonl, png = to_path(metrics_jsonl), to_path(png)
     if not metrics_jsonl.exists():
         raise UserError(f"no metrics to plot: there is no {metrics_jsonl}. A training run writes one in its MODEL_DIR.")
     rows = read_metrics(metrics_jsonl)
@@ -63,7 +64,8 @@ def loss_plot(metrics_jsonl: str | os.PathLike[str], png: str | os.PathLike[str]
         axes.grid(color="#e6e8eb", linewidth=0.8)
         axes.set_axisbelow(True)
     figure.align_ylabels()
-    figure.savefig(png)
+    with png.open("wb") as file:
+        figure.savefig(file, format="png")
     return png
 
 

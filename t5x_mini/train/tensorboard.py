@@ -14,12 +14,14 @@ from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboardX.record_writer import masked_crc32c
 
+from t5x_mini.growing_file import GrowingFile
+
 # PNG's numbers for its colour types, and how many channels TensorBoard is to expect (PNG, section 11.2.2).
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 
 class EventFile:
-    """One file of events, each written out at once.
+    """One file of events, each written out at once (in a bucket, as `GrowingFile` does).
 
     tensorboardX's own writer hands events to a thread, and a kill loses what waits there.
 
@@ -29,9 +31,8 @@ class EventFile:
     """
 
     def __init__(self, directory: pathlib.Path, first_step: int):
-        directory.mkdir(exist_ok=True)
         # TensorBoard reads the files of a directory in the order of their names.
-        self._file = (directory / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}").open("xb")
+        self._file = GrowingFile(directory / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}", b"")
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
         # A start in the middle makes TensorBoard forget what earlier files say about this step and those after it.
         self._append(Event(wall_time=time.time(), step=first_step, session_log=SessionLog(status=SessionLog.START)))
@@ -53,6 +54,10 @@ class EventFile:
         image = Summary.Image(width=width, height=height, colorspace=_CHANNELS[colour], encoded_image_string=png)
         self._summary(step, Summary.Value(tag=tag, image=image, metadata=_shown_by("images")))
 
+    def sync(self) -> None:
+        """As `GrowingFile.sync`."""
+        self._file.sync()
+
     def close(self) -> None:
         self._file.close()
 
@@ -64,7 +69,6 @@ class EventFile:
         data = event.SerializeToString()
         length = struct.pack("<Q", len(data))
         self._file.write(b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in (length, data)))
-        self._file.flush()
 
 
 def _shown_by(plugin: str) -> SummaryMetadata:

@@ -5,12 +5,14 @@ import json
 import shutil
 
 import eight_devices
+import fake_servers
 import jax
 import numpy as np
 import pytest
 
 from t5x_mini.checkpoint.config import CheckpointConfig
 from t5x_mini.checkpoint.manager import BestSoFar, Checkpoints, locate, steps_of
+from t5x_mini.checkpoint.own_source import OwnSource
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate.checkpoint_params import restore_params
 from t5x_mini.train.optimizers import Adafactor, AdamW, Muon
@@ -333,6 +335,28 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
     # What was the best by one metric isn't by another.
     assert save_with_scores(tmp_path, run, {8: -2.0, 9: None}, metric="loss")[0] == 8
     assert steps_of(tmp_path) == [8, 9]
+
+
+def test_a_bucket_is_as_good_as_a_folder(monkeypatch):
+    files = {}
+    with fake_servers.serving(files) as (address, _):
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
+        run_dir, run = "gs://checkpoints-of-tests/run", small(MESH)
+        assert save_with_scores(run_dir, run, {1: 40.0, 2: 60.0, 3: None, 4: None})[0] == 2
+        assert steps_of(run_dir) == [2, 4]
+        assert not any("/checkpoints/1/" in name or "/checkpoints/3/" in name for name in files)
+        assert locate(f"{run_dir}/checkpoints/best") == (run_dir, 2)
+        # An interrupted save lacks the last file. It doesn't count, and the next process to save removes it.
+        half = [name for name in files if "/checkpoints/4/" in name and not name.endswith("/4/commit_success.txt")]
+        files.update({name.replace("/4/", "/9/"): files[name] for name in half})
+        assert steps_of(run_dir) == [2, 4]
+        wanted = save(run_dir, run, 7)
+        assert steps_of(run_dir) == [2, 4, 7]
+        assert not any("/checkpoints/9/" in name for name in files)
+        restored = restore(run_dir, small(ROWS_ONLY), 7)
+        assert_same_bits(restored.state, wanted)
+        assert restored.position == POSITION
+        assert OwnSource(run_dir).read("step") == 7
 
 
 def test_a_run_without_a_metric_has_no_best_checkpoint(tmp_path):

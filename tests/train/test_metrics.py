@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 from tensorboard_events import events
 
 from t5x_mini.train import metrics
@@ -274,8 +275,8 @@ class FakeWandb(types.ModuleType):
     def Html(self, page):
         return ("html", page)
 
-    def Image(self, path):
-        return ("image", path)
+    def Image(self, picture):
+        return ("image", picture.tobytes())
 
     def finish(self):
         self.finished += 1
@@ -313,7 +314,7 @@ def test_wandb_gets_texts_and_pictures(tmp_path, monkeypatch, wandb, picture):
         writer.image("masks", picture, 4)
     assert wandb.logged == [
         (3, {"examples/cola": ("html", "<pre>a &lt; b &#124; c</pre>")}),
-        (4, {"masks": ("image", str(picture))}),
+        (4, {"masks": ("image", Image.open(picture).tobytes())}),
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from t5x_mini.checkpoint.source import Origin
 from t5x_mini.model.config import TransformerConfig
+from t5x_mini.storage import to_path
 from t5x_mini.train.metrics import LOSS, METRICS_FILE, read_metrics
 
 _ARCHITECTURES = {"encoder_decoder": "encoder-decoder", "prefix_lm": "prefix LM", "causal_lm": "causal LM"}
@@ -52,7 +53,7 @@ def write_card(
         has_tokenizer: whether the folder has one.
     """
     parameters = sum(math.prod(shape) for array, shape in shapes.items() if array.startswith("params/"))
-    run = Path(origin.path).parent.parent if origin.kind == "t5x_mini" else None
+    run = to_path(origin.path).parent.parent if origin.kind == "t5x_mini" else None
     sections = [
         _front_matter(origin.model),
         f"# {name.rpartition('/')[2]}\n\n{_summary(origin, parameters)}",
