@@ -7,12 +7,13 @@ import functools
 import os
 import select
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from t5x_mini import cli_options, config_checks
-from t5x_mini.errors import UserError
+from t5x_mini.errors import Terminated, UserError
 
 if TYPE_CHECKING:
     from t5x_mini.feed.config import FeedConfig
@@ -21,7 +22,16 @@ _GIN_OPTIONS = ("gin_file", "bindings")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 after a user's mistake, 130 after Ctrl-C."""
+    """The exit status: 0, 1 after a user's mistake, 130 after Ctrl-C, 143 after SIGTERM."""
+    status = _main(arguments)
+    if _shares_its_run():
+        from t5x_mini.parallel import start_up
+
+        start_up.leave(status)
+    return status
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     # TensorFlow (which only reads data here) otherwise greets everyone with what it didn't find on the machine.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -40,7 +50,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("t5x-mini: interrupted.", file=sys.stderr)
         return 130
+    except Terminated as terminated:
+        print(f"t5x-mini: {terminated}", file=sys.stderr)
+        return 143
+    except Exception:
+        if not _shares_its_run():
+            raise
+        traceback.print_exc()
+        print(
+            "t5x-mini: this process stops here, and with it the others of the run. If what is above says that a "
+            "connection was lost, it is another process that failed first: its own output says why. Start the command "
+            "again on all hosts: a run goes on from its newest checkpoint.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
+
+
+def _shares_its_run() -> bool:
+    if "jax" not in sys.modules:
+        return False
+    from t5x_mini.parallel import start_up
+
+    return start_up.is_joined()
 
 
 def _nobody_reads() -> bool:
@@ -71,6 +103,11 @@ def _set_data_folders(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Calls the one function that is the command."""
+    if options.command in cli_options.SHARED_COMMANDS:
+        from t5x_mini.parallel import start_up
+
+        processes = options.coordinator, options.num_processes, options.process_id
+        start_up.join(*processes, saves_on_sigterm=options.command in ("train", "glue"))
     match options.command:
         case "show":
             from t5x_mini.model.mask_figure import draw_masks
@@ -91,6 +128,12 @@ def _run(options: argparse.Namespace) -> None:
             from t5x_mini.report.compare import compare
 
             compare(options.runs)
+        case "plan":
+            from t5x_mini.plan.command import plan_command
+
+            names = ("topology", "slices", "step", "search", "output")
+            chosen = {name: getattr(options, name) for name in names}
+            plan_command(options.gin_file, options.bindings, options.search_paths, **chosen)
         case "vocab":
             _vocab(options)
         case "tokenize":
@@ -112,12 +155,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _run_with_config(options: argparse.Namespace) -> None:
-    from t5x_mini import config
+    from t5x_mini import compilation_cache, config
 
     if options.command == "train" and options.overfit_one_batch and options.dry_run:
         raise UserError("--dry_run trains nothing: leave it out, or --overfit_one_batch.")
     command_needs = {"training": options.command == "train", "needs_task": options.command != "infer"}
     run = config.load(options.gin_file, options.bindings, options.search_paths, **command_needs)
+    compilation_cache.enable(run.train.compilation_cache, run.train.model_dir)
     if options.command == "eval":
         from t5x_mini.evaluate.eval_command import evaluate as command
     elif options.command == "infer":

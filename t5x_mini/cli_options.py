@@ -109,6 +109,16 @@ COMMANDS = {
   t5x-mini compare runs/quickstart runs/prefix_lm
   t5x-mini compare runs/quickstart runs/prefix_lm runs/causal_lm""",
     ),
+    "plan": (
+        "compile for hardware that is not here: does it fit, and how fast would it be?",
+        "Compiles a run's step for a TPU slice, on any machine and with no TPU, and prints what it takes: memory, "
+        "FLOPs, collectives, an estimate of its time. Takes minutes for large models. For gpu:8xh100 and cpu only what "
+        "needs no compiler is computed. MODEL_DIR need not be set.",
+        """examples:
+  t5x-mini plan --gin_file=gin/quickstart.gin --topology=v5e:2x2
+  t5x-mini plan --gin_file=gin/runs/pretrain.gin --gin_file=gin/models/t5_1_1/xxl.gin --topology=v5e:16x16 --search
+  t5x-mini plan --gin_file=gin/runs/pretrain.gin --topology=v4-32 --slices=2 --output=plan.json""",
+    ),
     "vocab": (
         "train a vocabulary, or compare two",
         "Trains a SentencePiece vocabulary with T5's ids on a task or on files. Extra ids for masked spans are added "
@@ -137,6 +147,7 @@ COMMANDS = {
 }
 
 _RUN_COMMANDS = ("train", "eval", "infer")
+SHARED_COMMANDS = (*_RUN_COMMANDS, "glue")  # that several processes can run as one
 _DATA_COMMANDS = ("tasks", "inspect", "vocab", "tokenize")
 _SEQIO_COMMANDS = (*_RUN_COMMANDS, "glue", "inspect")
 
@@ -187,12 +198,15 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     _add_export_options(commands["export"])
     _add_inspect_options(commands["inspect"])
     commands["compare"].add_argument("runs", nargs="*", metavar="RUN", help="the MODEL_DIR of a run; two or more")
+    _add_plan_options(commands["plan"])
     _add_vocab_options(commands["vocab"])
     _add_tokenize_options(commands["tokenize"])
     _add_mask_options(commands["show"])
     _add_report_options(commands["report"])
-    for name in (*_RUN_COMMANDS, "glue", *_DATA_COMMANDS):
+    for name in (*_RUN_COMMANDS, "glue", "plan", *_DATA_COMMANDS):
         _add_gin_options(commands[name])
+    for name in SHARED_COMMANDS:
+        _add_process_options(commands[name])
     for name in _SEQIO_COMMANDS:
         _add_cache_option(commands[name])
     return parser, commands
@@ -295,6 +309,24 @@ def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="chips and their arrangement (v5e:4x4, v4:2x2x4, tpu7x:2x2x1), one of gcloud's accelerator types (v4-32 "
+        "and v5p-32 count cores, two a chip; v5litepod-16 and v6e-8 count chips), gpu:8xh100 or cpu",
+    )
+    parser.add_argument(
+        "--slices", type=_count, default=1, metavar="N", help="so many of them, joined by the network (default: 1)"
+    )
+    parser.add_argument("--step", default="train", metavar="KIND", help="train, eval or decode (default: train)")
+    parser.add_argument(
+        "--search", action="store_true", help="try meshes, REMAT and NUM_MICROBATCHES, and print a table, best first"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write it as JSON too")
+
+
 def _add_vocab_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="the .model file to write")
     parser.add_argument("--task", metavar="NAME", help="train on this task's text")
@@ -368,6 +400,18 @@ def _add_cache_option(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER,...",
         help="where SeqIO's cache tool wrote tasks, for USE_CACHED_TASKS",
     )
+
+
+def _add_process_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several hosts",
+        "The command is started on every one. On TPU slices, under SLURM and on GKE they find one another; elsewhere:",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process, which listens there")
+    group.add_argument(
+        "--num_processes", type=_count, metavar="N", help="processes in all; 1 runs on this host alone, wherever it is"
+    )
+    group.add_argument("--process_id", type=_index, metavar="K", help="of this process: 0 for the first")
 
 
 def _add_report_options(parser: argparse.ArgumentParser) -> None:

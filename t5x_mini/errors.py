@@ -1,4 +1,4 @@
-"""The one exception that is a message to a person rather than a bug."""
+"""The exceptions that are messages to a person rather than bugs."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The text says what was wrong, what was found, and what to write instead.
     """
+
+
+class Terminated(Exception):
+    """SIGTERM ended the command, after what there was to save was saved; the text says how to go on."""

@@ -11,6 +11,7 @@ import made_up_runs
 import pytest
 
 from t5x_mini import cli, cli_options
+from t5x_mini.errors import Terminated
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,6 +54,27 @@ def test_a_command_calls_its_function_with_the_config(called, arguments, functio
     ((name, run),) = called
     assert name == function
     assert (run.train.model_dir, run.feed.batch_size, run.model.emb_dim) == ("runs/x", 4, 8)
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "infer"])
+def test_processes_find_one_another_before_anything_is_read(called, monkeypatch, command):
+    from t5x_mini.parallel import start_up
+
+    joined = []
+    monkeypatch.setattr(start_up, "join", lambda *given, **named: joined.append((given, named, list(called))))
+    arguments = ["--coordinator=localhost:1234", "--num_processes=4", "--process_id=3"]
+    assert cli.main([command, *RUN, *arguments]) == 0
+    assert joined == [(("localhost:1234", 4, 3), {"saves_on_sigterm": command == "train"}, [])]
+    assert len(called) == 1
+
+
+def test_a_run_that_sigterm_ended_says_so(monkeypatch, capsys):
+    def run(options):
+        raise Terminated("SIGTERM: stopped after step 7 of 9.")
+
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main(["train", *RUN]) == 143
+    assert capsys.readouterr().err == "t5x-mini: SIGTERM: stopped after step 7 of 9.\n"
 
 
 def test_gin_files_may_be_given_in_two_words_and_repeatedly(called):

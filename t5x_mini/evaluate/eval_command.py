@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from t5x_mini.evaluate.evaluator import Evaluator
 from t5x_mini.evaluate.inference_files import without_nan
 from t5x_mini.evaluate.results import Results
 from t5x_mini.parallel import hosts
+from t5x_mini.storage import to_path
 from t5x_mini.train.best import Best, value_of
 from t5x_mini.train.metrics import LOSS
 from t5x_mini.train.run import assemble
@@ -35,7 +35,7 @@ def evaluate(config: RunConfig) -> list[Results]:
     """
     paths = _checkpoints(config)
     run = assemble(config)
-    folder = pathlib.Path(config.evaluate.eval_output_dir or pathlib.Path(config.train.model_dir) / "eval")
+    folder = to_path(config.evaluate.eval_output_dir or to_path(config.train.model_dir) / "eval")
     evaluator = Evaluator(run, folder=folder / config.evaluate.split)
     _check(evaluator, config)
     results = []

@@ -33,9 +33,11 @@ class HeldOut:
         """Reads up to `max_batches` (None: all) of each task that has the split, and compiles."""
         self.batches = read_held_out(run, split, max_batches)
         self._run = run
-        step = make_eval_step(run.config.model, run.config.loss, run.partitioner.axis_name)
+        config = run.config
+        parts = config.train.num_microbatches
+        step = make_eval_step(config.model, config.loss, run.partitioner.axis_name, parts)
         self._step = run.partitioner.compile_eval_step(
-            step, run.shapes.params, run.shardings.params, run.batch_shapes(run.eval_rows)
+            step, run.shapes.params, run.shardings.params, run.batch_shapes(config.feed.batch_size)
         )
 
     def measure(self, params: Params) -> dict[str, dict[str, float]]:
@@ -63,7 +65,7 @@ class HeldOut:
 
 def read_held_out(run: Run, split: str, max_batches: int | None) -> dict[str, list[HostBatch]]:
     """This host's rows of the first `max_batches` batches of every task that has the split, by task."""
-    config = dataclasses.replace(run.config.feed, batch_size=run.eval_rows)
+    config = run.config.feed
     batches = {}
     for task in feeds.tasks_with_split(config, split):
         feed = feeds.make_feed(
@@ -71,8 +73,8 @@ def read_held_out(run: Run, split: str, max_batches: int | None) -> dict[str, li
             run.config.model.architecture,
             split=split,
             repeat=False,
-            host_index=jax.process_index(),
-            host_count=jax.process_count(),
+            host_index=run.partitioner.row_share.index,
+            host_count=run.partitioner.row_share.count,
         )
         batches[task] = list(itertools.islice(feed, max_batches))
     return batches

@@ -303,10 +303,11 @@ class IdPredictor:
         arguments.check_batch_size(batch_size)
         found: dict[int, T] = {}
         batches = row_batches.batches(lengths, batch_size, self._partitioner.row_ways)
+        part = self._partitioner.row_share
         with progress_bar(progress or "", len(lengths), after_s=_QUIET_S, shown=progress is not None) as bar:
             for number, (rows, count) in enumerate(batches):
-                share = count // jax.process_count()
-                own = rows[jax.process_index() * share :][:share]
+                share = count // part.count
+                own = rows[part.index * share :][:share]
                 found.update(zip(own, run(rows, own, share, number), strict=True))
                 bar.update(len(rows))
         for others in hosts.gather(found):

@@ -27,6 +27,8 @@ from t5x_mini.feed import feeds
 from t5x_mini.model.config import DecodingConfig
 from t5x_mini.parallel import hosts
 from t5x_mini.parallel.hosts import say
+from t5x_mini.parallel.partitioner import RowShare
+from t5x_mini.storage import to_path
 from t5x_mini.tasks import sources
 from t5x_mini.train.run import Run, assemble
 
@@ -57,7 +59,7 @@ def infer(config: RunConfig) -> list[pathlib.Path]:
     text_of = functools.partial(sentinels.decode, feeds.vocabulary(feed))
     line_of = functools.partial(_line, text_of=text_of, several=decoding.num_decodes > 1)
     step, made_by = _checkpoint(run)
-    folder = pathlib.Path(evaluate.infer_output_dir or pathlib.Path(config.train.model_dir) / "infer")
+    folder = to_path(evaluate.infer_output_dir or to_path(config.train.model_dir) / "infer")
     decode = None
     files = []
     for inputs in infer_inputs.find(evaluate.infer_input, evaluate.split, feed):
@@ -76,7 +78,7 @@ def infer(config: RunConfig) -> list[pathlib.Path]:
         _tell(inputs, survey, limit)
         decode = decode or decoder(run, restore_params(run)[1], decoding)
         output.open(done)
-        answer_rows(inputs, survey, output, decode, line_of, run.eval_rows, limit)
+        answer_rows(inputs, survey, output, decode, line_of, run.eval_rows, limit, run.partitioner.row_share)
         hosts.wait_for_all(f"{path} is written")
         if jax.process_index() == 0:
             output.finish()
@@ -87,7 +89,7 @@ def infer(config: RunConfig) -> list[pathlib.Path]:
 def decoder(run: Run, params: Mapping[str, jax.Array], decoding: DecodingConfig) -> Decode:
     """Decodes with these parameters; compiled at the first batch of each length."""
     predictor = Predictor(params, run.config.model, feeds.vocabulary(run.config.feed), run.partitioner)
-    share = run.eval_rows // jax.process_count()
+    share = run.eval_rows // run.partitioner.row_share.count
     return lambda rows, length, batch: predictor.decode(
         rows, decoding, rows=share, input_length=length, seed_offset=batch
     )
@@ -101,19 +103,21 @@ def answer_rows(
     line_of: Callable[[Row, Answer], Mapping[str, Any]],
     rows_a_batch: int,
     limit: int,
+    part: RowShare,
 ) -> None:
     """Decodes all rows that `output` has not got, batch by batch, and writes each batch before the next."""
-    host, share = jax.process_index(), rows_a_batch // jax.process_count()
+    share = rows_a_batch // part.count
     rows = itertools.islice(inputs.read(sources.Skipped()), output.done, survey.rows)
     with progress_bar(inputs.name, survey.rows, done=output.done) as bar:
         for first in range(output.done, survey.rows, rows_a_batch):
             batch = list(itertools.islice(rows, rows_a_batch))
             ids = [cut(row.ids, limit) for row in batch]
             length = bucket(max(map(len, ids)), limit)  # of all hosts' rows: they compile one program
-            own = slice(host * share, (host + 1) * share)
+            own = slice(part.index * share, (part.index + 1) * share)
             found = decode(ids[own], length, first // rows_a_batch)
             lines = (line_of(row, answer) for row, answer in zip(batch[own], found, strict=True))
-            output.write(zip(itertools.count(first + host * share), lines, strict=False))
+            if part.is_first:
+                output.write(zip(itertools.count(first + part.index * share), lines, strict=False))
             bar.update(len(batch))
     output.close()
 

@@ -124,7 +124,8 @@ def _samples(run: Run, params: Mapping[str, jax.Array], batches: list[HostBatch]
     decode = jax.jit(functools.partial(decoding.greedy, config=run.config.model))
     lines: list[str] = []
     for batch in batches:
-        written = np.asarray(decode(params, dict(batch)))
+        batch = {name: rows[: run.eval_rows] for name, rows in batch.items()}
+        written = np.asarray(decode(params, batch))
         for row in range(len(written)):
             inputs, targets = split_row(batch, row)
             sentence = _masked_sentence(inputs, sentinels, vocabulary)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # JAX's own services have no public barrier
 from jax.experimental import multihost_utils
 
 from t5x_mini.errors import UserError
 
 T = TypeVar("T")
+_SHOWN = 5
+_DAY_MS = 24 * 60 * 60 * 1000
+_numbers = itertools.count()  # JAX wants another name for each time
 
 
 def gather(value: T) -> list[T]:
@@ -25,10 +30,29 @@ def gather(value: T) -> list[T]:
     return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
+def check_same(settings: Mapping[str, str]) -> None:
+    """Raises UserError, on all hosts, unless these settings, by name, are the same on all of them."""
+    first, *others = gather(dict(settings))
+    lines = [
+        f"    {name}: {first.get(name)} in process 0, {other.get(name)} in process {number}"
+        for number, other in enumerate(others, start=1)
+        for name in {**first, **other}
+        if other.get(name) != first.get(name)
+    ]
+    if lines:
+        more = [f"    and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
+        raise UserError(
+            "The processes of this run are configured differently:\n"
+            + "\n".join([*lines[:_SHOWN], *more])
+            + "\nStart the same command, with the same files, on every host."
+        )
+
+
 def wait_for_all(reason: str) -> None:
-    """Returns once every host has called it."""
+    """Returns once every host has called it, for the same reason and as often."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(reason)
+        # Not by the devices: their messages between CPUs are given up after 30 s, and one host may compile for longer.
+        distributed.global_state.client.wait_at_barrier(f"{reason} {next(_numbers)}", _DAY_MS)
 
 
 def on_first(function: Callable[[], T]) -> T:

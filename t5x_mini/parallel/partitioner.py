@@ -6,6 +6,7 @@ device holds all of it, so checkpoints need not know which of the two wrote them
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,10 +18,48 @@ from t5x_mini.errors import UserError
 from t5x_mini.feed.batch import host_batch_to_device
 from t5x_mini.parallel.config import PartitioningConfig
 from t5x_mini.parallel.mesh import make_mesh
-from t5x_mini.parallel.sharding import partition_spec
+from t5x_mini.parallel.sharding import state_spec
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 PMAP_AXIS = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class RowShare:
+    """The part of a batch's rows that a process reads.
+
+    Attributes:
+        index: which one, of `count`. Processes over which `model` reaches need the same rows, and have the same.
+        count: parts that a batch is read in.
+        is_first: whether no process before this one has the same part.
+    """
+
+    index: int = 0
+    count: int = 1
+    is_first: bool = True
+
+
+def row_share(grid: np.ndarray, process: int) -> RowShare:
+    """The share of `process` in batches whose rows are split over devices as `grid` has them, `[ways, copies]`.
+
+    A host's chips are neighbours in the slice, and not always in the mesh: their rows need not be consecutive.
+
+    Raises:
+        UserError: where processes would need rows of which some are the same and some are not.
+    """
+    rows: dict[int, frozenset[int]] = {}
+    for part, devices in enumerate(grid):
+        for device in devices:
+            rows[device.process_index] = rows.get(device.process_index, frozenset()) | {part}
+    shares = sorted(set(rows.values()), key=min)
+    if sum(map(len, shares)) != len(grid) or len(set(map(len, shares))) > 1:
+        raise UserError(
+            f"Rows split {len(grid)} ways, with {grid.shape[1]} devices for each part, cannot be shared out to "
+            f"{len(rows)} processes so that each reads its own. Write a MESH_MODEL that divides the devices of one "
+            "host, or is a multiple of them."
+        )
+    own = rows[process]
+    return RowShare(shares.index(own), len(shares), process == min(one for one in rows if rows[one] == own))
 
 
 def make_partitioner(config: PartitioningConfig, devices: list[jax.Device] | None = None) -> Partitioner:
@@ -50,10 +89,15 @@ class MeshPartitioner:
         """Parts that a batch's rows are split into."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
+    @property
+    def row_share(self) -> RowShare:
+        """This process's part of a batch's rows, which it gives to `put`."""
+        return row_share(self.mesh.devices.reshape(self.row_ways, -1), jax.process_index())
+
     def shardings(self, shapes: Any, axes: Any) -> Any:
         """The sharding of every array of a tree, given the logical axes in place of each."""
         return jax.tree.map(
-            lambda shape, names: NamedSharding(self.mesh, partition_spec(names, shape.shape, self.mesh)), shapes, axes
+            lambda shape, names: NamedSharding(self.mesh, state_spec(names, shape.shape, self.mesh)), shapes, axes
         )
 
     def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -94,7 +138,11 @@ class _InMesh:
 
 
 class PmapPartitioner:
-    """Plain data parallelism: the batch is split over the devices, and each holds the whole state."""
+    """Plain data parallelism: the batch is split over the devices, and each holds the whole state.
+
+    The step is mapped with `jax.shard_map`, which is what `jax.pmap` consists of today, and what its documentation
+    recommends for several processes: `jax.pmap` itself cannot be compiled ahead of time there.
+    """
 
     axis_name = PMAP_AXIS
 
@@ -108,40 +156,32 @@ class PmapPartitioner:
     def row_ways(self) -> int:
         return len(self.devices)
 
+    @property
+    def row_share(self) -> RowShare:
+        return row_share(self.mesh.devices.reshape(-1, 1), jax.process_index())
+
     def shardings(self, shapes: Any, axes: Any) -> Any:
         return jax.tree.map(lambda _: self.replicated, shapes)
 
     def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This host's rows, `[local devices, rows a device, ...]`."""
-        local = sum(device.process_index == jax.process_index() for device in self.devices)
-        split = {name: rows.reshape(local, -1, *rows.shape[1:]) for name, rows in host_batch.items()}
-        return host_batch_to_device(split, self.rows)
+        """This host's rows of a batch, as global arrays."""
+        return host_batch_to_device(host_batch, self.rows)
 
     def jit(self, function: Callable, in_shardings: tuple, out_shardings: Any, donate: tuple[int, ...] = ()):
-        """A function of the state alone, such as making or restoring it: the same on every device."""
+        """`function` over the devices; shardings are trees of NamedSharding."""
         return jax.jit(function, in_shardings=in_shardings, out_shardings=out_shardings, donate_argnums=donate)
 
     def compile_train_step(self, step: Callable, state_shapes: Any, state_shardings: Any, batch_shapes: Shapes):
-        return self._pmap(step, state_shapes, batch_shapes, out_axes=(None, None), donate=(0,))
+        return self._map(step, state_shapes, batch_shapes, donate=(0,))
 
     def compile_eval_step(self, step: Callable, param_shapes: Any, param_shardings: Any, batch_shapes: Shapes):
-        return self._pmap(step, param_shapes, batch_shapes, out_axes=None, donate=())
+        return self._map(step, param_shapes, batch_shapes)
 
-    def _pmap(self, step: Callable, first_shapes: Any, batch_shapes: Shapes, out_axes, donate: tuple[int, ...]):
-        mapped = jax.pmap(
-            step,
-            axis_name=PMAP_AXIS,
-            in_axes=(None, 0),
-            out_axes=out_axes,
-            devices=self.devices,
-            donate_argnums=donate,
-        )
-        rows = {name: _split(shape, len(self.devices)) for name, shape in batch_shapes.items()}
-        return mapped.lower(first_shapes, rows).compile()
+    def _map(self, step: Callable, first_shapes: Any, batch_shapes: Shapes, donate: tuple[int, ...] = ()):
+        specs = (PartitionSpec(), PartitionSpec(PMAP_AXIS))
+        mapped = jax.shard_map(step, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+        jitted = self.jit(mapped, (self.replicated, self.rows), self.replicated, donate)
+        return jitted.lower(first_shapes, dict(batch_shapes)).compile()
 
 
 Partitioner = MeshPartitioner | PmapPartitioner
-
-
-def _split(shape: jax.ShapeDtypeStruct, ways: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((ways, shape.shape[0] // ways, *shape.shape[1:]), shape.dtype)

@@ -13,14 +13,17 @@ import jax
 
 from t5x_mini import config as config_module
 from t5x_mini.checkpoint.run_item import Training
-from t5x_mini.errors import UserError
+from t5x_mini.errors import Terminated, UserError
 from t5x_mini.feed import feeds
 from t5x_mini.feed.batch import Prefetcher, prefetch
 from t5x_mini.feed.position import Position
-from t5x_mini.parallel.hosts import say
-from t5x_mini.train import metrics
+from t5x_mini.parallel import mesh
+from t5x_mini.parallel.hosts import say, wait_for_all
+from t5x_mini.storage import to_path
+from t5x_mini.train import completion, metrics
 from t5x_mini.train.best import Best
 from t5x_mini.train.model_info import model_info, summary
+from t5x_mini.train.preemption import Preemption
 from t5x_mini.train.reporter import Reporter
 from t5x_mini.train.run import Run, assemble
 from t5x_mini.train.start import assemble_to_train, compile_step, initial_state
@@ -58,7 +61,7 @@ class _Training:
         from t5x_mini.checkpoint.manager import Checkpoints  # Orbax takes a second to import
 
         self.config, self.assembled = run.config, run
-        self.folder = pathlib.Path(run.config.train.model_dir)
+        self.folder = to_path(run.config.train.model_dir)
         self.clock = metrics.Clock()
         self.is_primary = jax.process_index() == 0
         if self.is_primary:
@@ -76,7 +79,9 @@ class _Training:
     def __enter__(self) -> _Training:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, _, error: BaseException | None, __) -> None:
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            return  # another process may be gone, and closing would wait for it
         self.checkpoints.close()
 
     def run(self) -> None:
@@ -93,6 +98,7 @@ class _Training:
         with self.clock.lost("compilation"):
             step = compile_step(self.assembled)
             evaluator = self._evaluator()
+            wait_for_all("the first step")
         with (
             prefetch(feed, self.assembled.partitioner.put, self.config.feed.prefetch) as batches,
             Reporter(
@@ -106,7 +112,8 @@ class _Training:
             ) as reporter,
         ):
             reporter.describe(config_module.operative_config(), model_info(self.assembled), pictures)
-            state = self._steps(step, state, batches, evaluator, reporter)
+            with Preemption() as preemption:
+                state = self._steps(step, state, batches, evaluator, reporter, preemption)
             reporter.finish(int(state.step))
         self._finish(state, evaluator)
 
@@ -119,9 +126,18 @@ class _Training:
             why = f"it stopped early, at step {step} (PATIENCE = {self.config.train.patience}): {self.best}."
         if why:
             say(f"The run in {self.folder} is complete: {why}")
+            self._mark_complete(step)  # it may have been ended after its last checkpoint, before it could say so
         return why is not None
 
-    def _steps(self, step, state: TrainState, batches: Prefetcher, evaluator: Evaluator | None, reporter) -> TrainState:
+    def _steps(
+        self,
+        step,
+        state: TrainState,
+        batches: Prefetcher,
+        evaluator: Evaluator | None,
+        reporter: Reporter,
+        preemption: Preemption,
+    ) -> TrainState:
         total, eval_period = self.assembled.total_steps, self.config.train.eval_period
         self.clock.lap()
         for done in range(int(state.step) + 1, total + 1):
@@ -130,16 +146,24 @@ class _Training:
             state, sums = step(state, batch)
             reporter.add(done, sums)
             is_best = stops = False
-            if evaluator and (done % eval_period == 0 or done == total):
+            terminated = preemption.reached(done) and done < total  # there is no time left but to save
+            if evaluator and (done % eval_period == 0 or done == total) and not terminated:
                 reporter.flush()
                 with self.clock.lost("evaluation"):
                     is_best = self._evaluate(evaluator, state, done, reporter)
                 stops = self.best is not None and self.best.exhausted
-            if done % self.config.checkpoint.period == 0 or done == total or is_best or stops:
+            if done % self.config.checkpoint.period == 0 or done == total or is_best or stops or terminated:
                 reporter.flush()  # what is saved is known to be finite
                 with self.clock.lost("checkpoints"):
+                    reporter.sync()  # a restart goes on from the checkpoint, and keeps the rows before it
                     self._save(state, position, is_best)
                 reporter.last_good = self._checkpoint(done)
+            if terminated:
+                self.checkpoints.wait()
+                raise Terminated(
+                    f"SIGTERM: stopped after step {done:,} of {total:,}, which is saved in {self.folder}. The same "
+                    "command goes on from there."
+                )
             if stops:
                 break
         reporter.flush()
@@ -167,11 +191,12 @@ class _Training:
         return state, None
 
     def _feed(self, position: bytes | None):
+        share = self.assembled.partitioner.row_share
         feed = feeds.make_feed(
             self.config.feed,
             self.config.model.architecture,
-            host_index=jax.process_index(),
-            host_count=jax.process_count(),
+            host_index=share.index,
+            host_count=share.count,
             snapshot_every=self.config.checkpoint.period,
         )
         if position is not None:
@@ -212,8 +237,11 @@ class _Training:
 
     def _finish(self, state: TrainState, evaluator: Evaluator | None) -> None:
         self.checkpoints.wait()
-        if not self.is_primary:
-            return
+        if self.is_primary:
+            self._conclude(state, evaluator)
+        wait_for_all(f"{self.folder} is finished")  # who reads it next reads all of it
+
+    def _conclude(self, state: TrainState, evaluator: Evaluator | None) -> None:
         step = int(state.step)
         early = self.best is not None and self.best.exhausted and step < self.assembled.total_steps
         say(
@@ -224,14 +252,16 @@ class _Training:
             from t5x_mini.evaluate.report import closing_report
 
             say(closing_report(self.assembled, state.params, evaluator and evaluator.held_out))
+        self._mark_complete(step)
+
+    def _mark_complete(self, step: int) -> None:
+        if self.is_primary:
+            completion.mark(self.folder, step, self.assembled.total_steps)
 
     def _announce(self) -> None:
         run = self.assembled
-        devices = run.partitioner.mesh.devices
-        mesh = " x ".join(f"{axis} {size}" for axis, size in run.partitioner.mesh.shape.items())
-        kind = devices.flat[0].device_kind
         say(f"{run.config.model.architecture}, {summary(run).removeprefix('total: ')}")
-        say(f"{devices.size} device(s) ({kind}), {run.config.partitioning.kind}: {mesh}")
+        say(f"{run.config.partitioning.kind} over {mesh.describe(run.partitioner.mesh)}")
 
     def _describe(self) -> dict[str, pathlib.Path]:
         """Writes down what the run is, and gives its pictures by name."""
@@ -240,6 +270,7 @@ class _Training:
             return {}
         from t5x_mini.train.pictures import run_pictures  # matplotlib
 
+        completion.unmark(self.folder)
         (self.folder / "config.gin").write_text(config_module.operative_config())
         (self.folder / "model-info.txt").write_text(model_info(self.assembled))
         return run_pictures(self.assembled, self.folder)

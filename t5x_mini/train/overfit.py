@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pathlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from jax.experimental import multihost_utils
 from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
 from t5x_mini.parallel.hosts import say
+from t5x_mini.storage import to_path
 from t5x_mini.train import metrics, start
 from t5x_mini.train.reporter import Reporter
 from t5x_mini.train.run import Run
@@ -157,7 +157,8 @@ def advice(outcome: Outcome) -> str:
 
 def _first_batch(run: Run) -> HostBatch:
     config = run.config
-    hosts = dict(host_index=jax.process_index(), host_count=jax.process_count())
+    share = run.partitioner.row_share
+    hosts = dict(host_index=share.index, host_count=share.count)
     batch = next(iter(feeds.make_feed(config.feed, config.model.architecture, **hosts)))
     if not batch["decoder_loss_weights"].any():
         raise UserError(
@@ -169,7 +170,7 @@ def _first_batch(run: Run) -> HostBatch:
 
 
 def _train(run: Run, state, host_batch: HostBatch, steps: int, attainable: float) -> Outcome:
-    folder, clock = pathlib.Path(run.config.train.model_dir) / FOLDER, metrics.Clock()
+    folder, clock = to_path(run.config.train.model_dir) / FOLDER, metrics.Clock()
     batch, found = run.partitioner.put(host_batch), []
     with clock.lost("compilation"):
         step = start.compile_step(run)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from t5x_mini import storage
 from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
 from t5x_mini.feed.batch import feature_shapes
-from t5x_mini.parallel.partitioner import Partitioner, make_partitioner
+from t5x_mini.parallel import hosts, replicas
+from t5x_mini.parallel.partitioner import Partitioner, PmapPartitioner, make_partitioner
 from t5x_mini.train import loss, schedules, state
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class Run:
 
     @property
     def eval_rows(self) -> int:
-        """Rows of an evaluation batch: those of a microbatch, so that what trains also evaluates."""
+        """Rows that answers are scored or written for at once: a microbatch's, so that what trains also evaluates."""
         return self.config.feed.batch_size // self.config.train.num_microbatches
 
 
@@ -74,6 +76,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     Raises:
         UserError: for a task, mesh or batch size that cannot be.
     """
+    hosts.check_same(_settings(config))
     loss.check_normalizing_factor(config.loss.normalizing_factor)
     _check_folders(config)
     partitioner = make_partitioner(config.partitioning, devices)
@@ -82,9 +85,14 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     if config.model.vocab_size is None:  # after all that can be refused without importing TensorFlow
         vocab_size, vocabulary = feeds.model_vocab_size(config.feed), feeds.vocabulary_id(config.feed)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
+    ways = 1 if config.partitioning.kind == "pmap" else partitioner.mesh.shape["model"]
+    loss.check_vocab_blocks(config.model.vocab_size, config.loss.blocks, ways)
     total_steps = _total_steps(config)
     config = dataclasses.replace(config, schedule=schedules.resolve(config.schedule, total_steps))
     shapes = jax.eval_shape(lambda: state.create(config.model, config.optimizer, config.train))
+    if isinstance(partitioner, PmapPartitioner):
+        trained = {name: shapes.params[name] for name in shapes.opt_state}
+        replicas.check_replicated(shapes, trained, partitioner.devices)
     shardings = partitioner.shardings(shapes, state.axes(config.model, config.optimizer, shapes))
     return Run(config, partitioner, shapes, shardings, total_steps, vocabulary)
 
@@ -109,6 +117,15 @@ def first_step(train: TrainConfig, origin: Origin | None = None) -> int:
     return origin.step or 0
 
 
+def _settings(config: RunConfig) -> dict[str, str]:
+    parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        f"{type(part).__name__}.{field.name}": repr(getattr(part, field.name))
+        for part in parts.values()
+        for field in dataclasses.fields(part)
+    }
+
+
 def _check_folders(config: RunConfig) -> None:
     folders = {
         "MODEL_DIR": config.train.model_dir,
@@ -116,11 +133,8 @@ def _check_folders(config: RunConfig) -> None:
         "INFER_OUTPUT_DIR": config.evaluate.infer_output_dir,
     }
     for macro, folder in folders.items():
-        if folder and "://" in folder:
-            raise UserError(
-                f"{macro} is {folder}, but metrics and plots cannot be written to an object store yet; write a local "
-                "folder, or one where the store is mounted (with gcsfuse, say)"
-            )
+        if folder:
+            storage.check_writable(folder, macro)
 
 
 def _total_steps(config: RunConfig) -> int:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 
 import eight_devices
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 from t5x_mini.errors import UserError
 from t5x_mini.parallel.config import PartitioningConfig
-from t5x_mini.parallel.partitioner import make_partitioner
+from t5x_mini.parallel.partitioner import RowShare, make_partitioner, row_share
 from t5x_mini.train.step import make_eval_step, make_train_step
 
 ARCHITECTURES = ("encoder_decoder", "prefix_lm", "causal_lm")
@@ -114,7 +115,7 @@ def test_six_heads_on_eight_devices_train_as_on_one():
 def evaluated(run, params):
     config, partitioner = run.config, run.partitioner
     step = partitioner.compile_eval_step(
-        make_eval_step(config.model, config.loss, partitioner.axis_name),
+        make_eval_step(config.model, config.loss, partitioner.axis_name, config.train.num_microbatches),
         run.shapes.params,
         run.shardings.params,
         run.batch_shapes(eight_devices.ROWS),
@@ -129,7 +130,7 @@ def test_eight_devices_evaluate_as_one_does(architecture):
 
     alone = sums(eight_devices.one_device(architecture=architecture))
     for name in ("2x2x2", "pmap"):
-        assert_close([sums(eight_devices.run(PARTITIONINGS[name], architecture))], [alone])
+        assert_close([sums(eight_devices.run(PARTITIONINGS[name], architecture, microbatches=2))], [alone])
 
 
 def test_a_mesh_starts_from_the_numbers_of_one_device():
@@ -213,3 +214,30 @@ def test_nothing_is_made_whole_on_every_device_in_passing(architecture):
     warned, model = done.stderr.split("--- now the model")
     assert "Involuntary full rematerialization" in warned
     assert "Involuntary full rematerialization" not in model
+
+
+def hosts(*rows):
+    """A grid of devices, by the processes that hold them."""
+    return np.array([[types.SimpleNamespace(process_index=process) for process in row] for row in rows], object)
+
+
+@pytest.mark.parametrize(
+    ("grid", "shares"),
+    [
+        (hosts([0], [0], [1], [1]), [RowShare(0, 2), RowShare(1, 2)]),
+        (hosts([0], [1], [1], [0]), [RowShare(0, 2), RowShare(1, 2)]),  # as on a torus: not consecutive
+        (hosts([0, 1], [0, 1], [2, 3], [2, 3]), [RowShare(0, 2), RowShare(0, 2, False), RowShare(1, 2)]),
+        (hosts([0, 0, 1, 1]), [RowShare(), RowShare(is_first=False)]),
+    ],
+)
+def test_processes_share_out_the_rows_that_their_devices_hold(grid, shares):
+    assert [row_share(grid, process) for process in range(len(shares))] == shares
+
+
+def test_rows_that_cannot_be_shared_out_are_refused():
+    with pytest.raises(UserError) as error:
+        row_share(hosts([0, 0, 0], [0, 1, 1], [1, 1, 1]), 0)
+    assert str(error.value) == (
+        "Rows split 3 ways, with 3 devices for each part, cannot be shared out to 2 processes so that each reads its "
+        "own. Write a MESH_MODEL that divides the devices of one host, or is a multiple of them."
+    )
