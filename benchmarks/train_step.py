@@ -28,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="of activations")
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="default: the best that JAX finds")
     parser.add_argument("--optimizer", default="adafactor", choices=["adafactor", "adamw", "adamw_rms", "muon"])
-    parser.add_argument("--remat", default="none", choices=["none", "minimal", "full"])
+    parser.add_argument("--remat", default="none", choices=["none", "minimal", "full", "offload"])
     parser.add_argument("--microbatches", type=int, default=1)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--unroll", action="store_true", help="write the layers out instead of looping over them")

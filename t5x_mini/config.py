@@ -12,7 +12,6 @@ Scopes name tasks and what is inside them, and mean what they mean in gin: under
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +29,7 @@ from t5x_mini.configurables import (
 from t5x_mini.errors import UserError
 from t5x_mini.feed.config import T5_LENGTHS, FeedConfig
 from t5x_mini.gin_files import Binding, Macro, Reference, complain
+from t5x_mini.storage import to_path
 from t5x_mini.tasks.definitions import Definition
 
 _EXAMPLES = {
@@ -144,7 +144,7 @@ def _checkpoint_named(builder: _Builder, training: bool) -> str | None:
     if training:
         return value("TrainConfig", "initial_checkpoint_path")
     model_dir = value("TrainConfig", "model_dir")
-    has_some = isinstance(model_dir, str) and (pathlib.Path(model_dir) / "checkpoints").exists()
+    has_some = isinstance(model_dir, str) and (to_path(model_dir) / "checkpoints").exists()
     return value("EvaluateConfig", "checkpoint_path") or (model_dir if has_some else None)
 
 

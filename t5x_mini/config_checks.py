@@ -41,6 +41,7 @@ _RANGES: dict[tuple[str, str], tuple[str, Callable[[Any], bool]]] = {
     ("TrainConfig", "train_steps_relative"): _POSITIVE,
     ("TrainConfig", "reset_step"): _NOT_NEGATIVE,
     ("TrainConfig", "num_microbatches"): _POSITIVE,
+    ("LossConfig", "blocks"): _POSITIVE,
     ("TrainConfig", "clip_global_norm"): _POSITIVE,
     ("TrainConfig", "eval_period"): _NOT_NEGATIVE,
     ("TrainConfig", "eval_steps"): _POSITIVE,

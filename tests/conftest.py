@@ -11,6 +11,9 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What tests compile is not kept among what the user's own runs have, unless a test says where.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 
 # annotations.py, goldens.py and tiny.py, by their bare names.
 sys.path.append(str(Path(__file__).parent))

@@ -144,6 +144,8 @@ def test_its_commands_load_and_the_file_has_its_say(name, tmp_path, monkeypatch,
             continue
         if options.command == "glue":  # which makes these of its own options
             options.bindings += ["MODEL_DIR=runs/x", "INITIAL_CHECKPOINT_PATH=runs/y"]
+        if options.command == "plan":  # which writes no run
+            options.bindings += ["MODEL_DIR=runs/x"]
         training = options.command == "train"
         run = config.load(options.gin_file, options.bindings, training=training)
         if name in options.gin_file:
@@ -265,7 +267,10 @@ def test_muons_adamw_takes_the_options_of_adamw():
 
 
 def test_the_meshes_use_all_devices_of_the_machine_they_are_named_after():
-    for name, devices in (("v4-8", 4), ("v5e-256", 256), ("one_gpu", 1)):
+    machines = dict(one_gpu=1, eight_gpus=8) | {"v4-8": 4, "v4-32": 16, "v5e-16": 16, "v6e-64": 64}
+    machines |= {"v5e-256": 256, "two_v5e-256": 512}
+    assert {f"{name}.gin" for name in (*machines, "cpu")} == {path.name for path in (ROOT / "hardware").iterdir()}
+    for name, devices in machines.items():
         mesh = _load(f"gin/hardware/{name}.gin").partitioning
         assert mesh.data * mesh.fsdp * mesh.model == devices
 

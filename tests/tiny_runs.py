@@ -125,11 +125,12 @@ def tiny(folder: Path) -> Iterator[Tiny]:
 @contextlib.contextmanager
 def quick_compilation(folder: Path) -> Iterator[None]:
     """Slow programs, soon compiled, and kept in `folder` for the next run."""
+    before = jax.config.jax_compilation_cache_dir
     _set_compilation(QUICK, _cache(folder))
     try:
         yield
     finally:
-        _set_compilation(JAX_DEFAULTS, None)
+        _set_compilation(JAX_DEFAULTS, before)
 
 
 def arrays(run_dir: Path, step: int) -> dict:

@@ -37,8 +37,9 @@ class TransformerConfig:
         relpos_bias_per_layer: every layer has a relative position bias of its own (umT5); False: a stack shares one.
         scan_layers: one compiled layer in a loop (fast to compile) or every layer written out; the numbers, the
             parameters and the checkpoints are the same.
-        remat: what the backward pass computes again instead of keeping: `none`, `minimal` (keeps the matrix
-            products without a batch dimension) or `full` (keeps only each layer's input).
+        remat: what the backward pass computes again instead of keeping: `none`; `minimal` (keeps each layer's input
+            and its products with parameters); `full` (keeps only the input); or `offload` (keeps what `minimal` does,
+            but in the memory of the host).
     """
 
     architecture: Architecture = "encoder_decoder"
@@ -57,7 +58,7 @@ class TransformerConfig:
     relpos_max_distance: int = 128
     relpos_bias_per_layer: bool = False
     scan_layers: bool = True
-    remat: Literal["none", "minimal", "full"] = "none"
+    remat: Literal["none", "minimal", "full", "offload"] = "none"
 
     @property
     def has_encoder(self) -> bool:

@@ -6,12 +6,12 @@ the logical names of its axes (`parallel/sharding.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from t5x_mini.model.config import TransformerConfig
@@ -28,6 +28,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+PRODUCT = "product"  # what `Dense` gives, by which remat chooses what to keep (`transformer.REMAT_POLICIES`)
+
+
 class Dense(nnx.Module):
     """A matrix product without bias: `[..., in] -> [..., out]`."""
 
@@ -37,7 +40,7 @@ class Dense(nnx.Module):
         self.kernel = nnx.Param(init(key, shape, jnp.float32), axes=axes)
 
     def __call__(self, x: Float[Array, "... a"], dtype: jnp.dtype) -> Float[Array, "... b"]:
-        return jnp.dot(x.astype(dtype), self.kernel[...].astype(dtype))
+        return checkpoint_name(jnp.dot(x.astype(dtype), self.kernel[...].astype(dtype)), PRODUCT)
 
 
 class RMSNorm(nnx.Module):
@@ -61,14 +64,11 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(jax.random.normal(key, (vocab_size, width)), axes=("vocab", "embed"))
 
     def __call__(self, tokens: Int[Array, "b l"], dtype: jnp.dtype) -> Float[Array, "b l e"]:
-        # Whole along `embed` before the look-up: what is looked up has its batch split where the table has `embed`.
-        table = constrain(self.embedding[...], "vocab", None)
-        return jnp.take(table, tokens, axis=0).astype(dtype)
-
-    def attend(self, x: Float[Array, "b l e"], dtype: jnp.dtype) -> Float[Array, "b l v"]:
-        """Logits from a tied head, scaled by 1/sqrt(width) as T5 does; float32."""
-        logits = float32_logits(x, self.embedding[...].T, dtype)
-        return logits / math.sqrt(x.shape[-1])
+        # Every device looks up its columns for the rows of all devices along `fsdp`, and trades them for all columns of
+        # its own rows: the table is never gathered, nor is its gradient.
+        tokens = constrain(tokens, "looked_up", None)
+        columns = jnp.take(self.embedding[...], tokens, axis=0).astype(dtype)
+        return constrain(columns, "looked_up", None, "embed")
 
 
 def float32_logits(x: Float[Array, "b l e"], kernel: Float[Array, "e v"], dtype: jnp.dtype) -> Float[Array, "b l v"]:

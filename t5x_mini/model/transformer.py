@@ -7,18 +7,43 @@ this module they travel as a flat dict from name to array; `init_params` makes o
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from t5x_mini.model.attention import Attention, KeysValues, RelativePositionBias
 from t5x_mini.model.config import TransformerConfig
-from t5x_mini.model.layers import MLP, Dense, Embedding, RMSNorm, dropout, fan_in_truncated, float32_logits, split_key
+from t5x_mini.model.layers import (
+    MLP,
+    PRODUCT,
+    Dense,
+    Embedding,
+    RMSNorm,
+    dropout,
+    fan_in_truncated,
+    float32_logits,
+    split_key,
+)
 from t5x_mini.model.masks import Masks, make_masks
 from t5x_mini.parallel.sharding import constrain
+
+_LAYER_INPUT = "layer_input"
+# What the backward pass keeps of a layer, by the names that parts of it have; the rest is computed again.
+REMAT_POLICIES = {
+    "minimal": jax.checkpoint_policies.save_only_these_names(PRODUCT, _LAYER_INPUT),
+    "full": jax.checkpoint_policies.save_only_these_names(_LAYER_INPUT),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[PRODUCT, _LAYER_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
 
 Params = dict[str, jax.Array]
 Batch = Mapping[str, Array]
@@ -200,22 +225,20 @@ class Transformer(nnx.Module):
                 LM; `*_segment_ids` where rows are packed.
             dropout_key: a PRNG key to train with dropout; None switches dropout off.
         """
+        return self.logits(self.decoded(batch, dropout_key))
+
+    def decoded(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b l e"]:
+        """What the output head makes logits of; the arguments are those of a call."""
         masks = make_masks(self.config.architecture, batch)
         encoder_key, decoder_key = split_key(dropout_key, 2)
         encoded = self.encode(batch, masks, encoder_key) if self.config.has_encoder else None
-        return self.decode(batch, masks, encoded, decoder_key)
+        embedded = self.embed(batch["decoder_input_tokens"])
+        return self.decoder(embedded, encoded, masks.decoder, masks.cross, self.config, decoder_key)
 
     def encode(self, batch: Batch, masks: Masks, key: PRNGKeyArray | None = None) -> Float[Array, "b l e"]:
         """The encoder's output for `encoder_input_tokens`."""
         embedded = self.embed(batch["encoder_input_tokens"])
         return self.encoder(embedded, masks.encoder, self.config, key)
-
-    def decode(
-        self, batch: Batch, masks: Masks, encoded: Float[Array, "b k e"] | None, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "b l v"]:
-        """Logits for every position of `decoder_input_tokens`, in float32."""
-        embedded = self.embed(batch["decoder_input_tokens"])
-        return self.logits(self.decoder(embedded, encoded, masks.decoder, masks.cross, self.config, key))
 
     @property
     def _embedder(self) -> Embedding:
@@ -225,12 +248,22 @@ class Transformer(nnx.Module):
         """What either stack takes for these tokens."""
         return constrain(self._embedder(tokens, jnp.dtype(self.config.dtype)), "batch", "length", None)
 
-    def logits(self, decoded: Float[Array, "b l e"]) -> Float[Array, "b l v"]:
-        """The output head, in float32."""
-        dtype = jnp.dtype(self.config.dtype)
+    @property
+    def head(self) -> Float[Array, "e v"]:
+        """The output head's kernel: the embedding's transpose where the two are tied."""
         if self.config.logits_via_embedding:
-            return self._embedder.attend(decoded, dtype)
-        return float32_logits(decoded, self.decoder.logits_dense.kernel[...], dtype)
+            return self._embedder.embedding[...].T
+        return self.decoder.logits_dense.kernel[...]
+
+    def logits(self, decoded: Float[Array, "b l e"], head: Float[Array, "e v"] | None = None) -> Float[Array, "b l v"]:
+        """Logits in float32; those of a tied head are scaled by 1/sqrt(emb_dim), as T5 does.
+
+        Args:
+            decoded: the decoder's output.
+            head: some columns of the head, to have only their logits; None: all.
+        """
+        logits = float32_logits(decoded, self.head if head is None else head, jnp.dtype(self.config.dtype))
+        return logits / math.sqrt(self.config.emb_dim) if self.config.logits_via_embedding else logits
 
 
 def _add_own_bias(layer: nnx.Module, key: PRNGKeyArray, config: TransformerConfig) -> None:
@@ -252,17 +285,25 @@ def _stack(layer: Callable, key: PRNGKeyArray, config: TransformerConfig, count:
     return jax.vmap(lambda layer_key: layer(layer_key, config))(jax.random.split(key, count))
 
 
+def _checkpointed(layer: Callable, config: TransformerConfig) -> Callable:
+    """The layer, of which the backward pass keeps what `config.remat` says.
+
+    XLA would undo the recomputation by merging it with the forward pass in unrolled code, hence `prevent_cse` there.
+    """
+
+    def with_named_input(stack: nnx.Module, x: Array, key: PRNGKeyArray | None) -> Array:
+        return layer(stack, checkpoint_name(x, _LAYER_INPUT), key)
+
+    policy = REMAT_POLICIES[config.remat]
+    return jax.checkpoint(with_named_input, policy=policy, prevent_cse=not config.scan_layers)
+
+
 def _run_stack(
     layer: Callable, stack: nnx.Module, x: Array, config: TransformerConfig, key: PRNGKeyArray | None
 ) -> Array:
-    """Applies the layers of a stack in turn; unrolled, the loop is written out when compiling.
-
-    `config.remat` says what the backward pass keeps of each layer; XLA would undo the recomputation by merging it with
-    the forward pass in unrolled code, hence `prevent_cse` there.
-    """
+    """Applies the layers of a stack in turn; unrolled, the loop is written out when compiling."""
     if config.remat != "none":
-        policy = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims if config.remat == "minimal" else None
-        layer = jax.checkpoint(layer, policy=policy, prevent_cse=not config.scan_layers)
+        layer = _checkpointed(layer, config)
     count = jax.tree.leaves(stack)[0].shape[0]
     keys = None if key is None else jax.random.split(key, count)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
 # Rows of the batch are split over `data` and `fsdp`; what is split over `model` is what tensor parallelism needs:
-# heads, MLP width and vocabulary. `embed` is split over `fsdp` in parameters only: activations carry `batch` there.
+# heads, MLP width and vocabulary. `embed` is split over `fsdp` in parameters only: activations carry `batch` there,
+# but for what is just looked up in the embedding (`looked_up`).
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "looked_up": ("data",),
     "embed": ("fsdp",),
     "heads": ("model",),
     "joined_kv": ("model",),
@@ -20,6 +23,8 @@ RULES: dict[str, tuple[str, ...]] = {
     "length": (),
     "relpos_buckets": (),
 }
+# What `fsdp` splits in parameters and optimiser state that have no `embed`, or one that it does not divide.
+INSTEAD_OF_EMBED = ("mlp", "joined_kv", "vocab")
 
 
 def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
@@ -37,11 +42,27 @@ def partition_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh)
     return PartitionSpec(*(_mesh_axes(name, size, mesh) for name, size in zip(axes, shape, strict=True)))
 
 
+def state_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """How a parameter or a part of its optimiser state is split: over `fsdp` too, wherever it has a dimension for it.
+
+    Args:
+        axes: see `partition_spec`.
+        shape: the array's shape.
+        mesh: a mesh with the axes `data`, `fsdp` and `model`.
+    """
+    parts = [_mesh_axes(name, size, mesh) for name, size in zip(axes, shape, strict=True)]
+    if mesh.shape["fsdp"] > 1 and not any("fsdp" in (part or ()) for part in parts):
+        for place, (name, size) in enumerate(zip(axes, shape, strict=True)):
+            split = (*(parts[place] or ()), "fsdp")
+            if name in INSTEAD_OF_EMBED and size % math.prod(mesh.shape[axis] for axis in split) == 0:
+                parts[place] = split
+                break
+    return PartitionSpec(*parts)
+
+
 def _mesh_axes(name: str | None, size: int, mesh: Mesh) -> tuple[str, ...] | None:
     mesh_axes = tuple(axis for axis in RULES[name] if mesh.shape[axis] > 1) if name else ()
-    ways = 1
-    for axis in mesh_axes:
-        ways *= mesh.shape[axis]
+    ways = math.prod(mesh.shape[axis] for axis in mesh_axes)
     return mesh_axes if mesh_axes and size % ways == 0 else None
 
 

@@ -18,11 +18,14 @@ class LossConfig:
             means); or None, the plain sum. T5X's default is None, harmless under Adafactor, which ignores the scale of
             gradients; ours is the mean over real tokens, so that gradient norms, clipping and every optimiser mean
             the same at any batch size.
+        blocks: parts of the vocabulary that logits are computed for in turn, so that no array of batch x length x
+            vocabulary is made; each costs one more product with its part of the output head in the backward pass.
     """
 
     label_smoothing: float = 0.0
     z_loss: float = 1e-4
     normalizing_factor: float | str | None = "NUM_REAL_TARGET_TOKENS"
+    blocks: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,8 @@ class TrainConfig:
             memory (`train/param_names.py`).
         random_seed: of initialisation, dropout and data. T5X's default (None) draws one from the clock.
         prng_impl: `threefry` (the same numbers on any hardware and mesh) or `rbg` (faster on TPU).
-        num_microbatches: parts that a batch is split into to save memory; the gradients are those of the whole.
+        num_microbatches: parts that a batch is split into to save memory, in training and on held-out text; losses
+            and gradients are those of the whole.
         clip_global_norm: gradients longer than this are scaled down to it; None leaves them.
         eval_period: steps between evaluations on held-out text; 0 for none.
         eval_steps: batches an evaluation; None reads the whole split.
@@ -57,6 +61,9 @@ class TrainConfig:
         patience: evaluations without a better `best_metric` after which the run stops; None: it never does.
         statistics_period: steps between rows with the RMS of the gradient and the size of the update of each block;
             0 for none, and then they are not computed.
+        compilation_cache: a folder, here or in a bucket, for what XLA compiles, so that a run that is started again
+            begins at once; `auto`: in `model_dir` where that is in a bucket, or else `~/.cache/t5x_mini`; None: none
+            is kept (`compilation_cache.py`).
         closing_report: end by comparing with a unigram model and with swapped inputs, and show what the model fills
             in (for span corruption).
     """
@@ -78,4 +85,5 @@ class TrainConfig:
     best_metric: str | None = None
     patience: int | None = None
     statistics_period: int = 100
+    compilation_cache: str | None = "auto"
     closing_report: bool = False

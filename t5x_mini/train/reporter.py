@@ -118,6 +118,12 @@ class Reporter:
                 self._note_first_loss(step, (sums["loss"] - sums["z_loss"]) / sums["weights"])
         self._stop_unless_finite(step, row)
 
+    def sync(self) -> None:
+        """Reports what is pending, and returns once all that was reported is where it belongs."""
+        self.flush()
+        if self._writer:
+            self._writer.sync()
+
     def add_evaluation(self, step: int, results: Results) -> None:
         """Reports an evaluation: a row of all its numbers, and a line on the screen for each task."""
         if not self._writer:

@@ -79,11 +79,15 @@ def make_train_step(
     return train_step
 
 
-def make_eval_step(model: TransformerConfig, loss: LossConfig, axis_name: str | None = None) -> Callable:
+def make_eval_step(
+    model: TransformerConfig, loss: LossConfig, axis_name: str | None = None, num_microbatches: int = 1
+) -> Callable:
     """Sums over one held-out batch, without dropout: `(params, batch) -> sums`."""
 
     def eval_step(params: transformer.Params, batch: Batch) -> Sums:
-        sums = batch_sums(params, batch, model, loss, key=None)
+        sums = _over_microbatches(
+            lambda part, _: batch_sums(params, part, model, loss, key=None), batch, num_microbatches
+        )
         return jax.lax.psum(sums, axis_name) if axis_name else sums
 
     return eval_step
@@ -100,9 +104,10 @@ def batch_sums(
         counts of `seqs`, `target_tokens` (decoder positions), `all_tokens` (encoder and decoder positions) and
         `nonpadding_tokens`.
     """
-    logits = transformer.bind(model, params)(batch, key)
-    targets = batch["decoder_target_tokens"]
-    token_loss = losses.cross_entropy(logits, targets, label_smoothing=loss.label_smoothing, z_loss=loss.z_loss)
+    bound, targets = transformer.bind(model, params), batch["decoder_target_tokens"]
+    decoded, head = bound.decoded(batch, key), bound.head
+    sums = losses.blockwise_logit_sums(bound.logits, decoded, head, targets, loss.blocks)
+    token_loss = losses.loss_of_sums(sums, head.shape[-1], label_smoothing=loss.label_smoothing, z_loss=loss.z_loss)
     objective_weights, normalizer = losses.weights_and_normalizer(batch, loss.normalizing_factor)
     weights = batch["decoder_loss_weights"].astype(jnp.float32)
     read = [targets, batch["encoder_input_tokens"]] if model.has_encoder else [targets]
@@ -111,7 +116,7 @@ def batch_sums(
         "normalizer": normalizer,
         "loss": jnp.sum(weights * token_loss.total),
         "z_loss": jnp.sum(weights * token_loss.z_loss),
-        "correct": jnp.sum(weights * (jnp.argmax(logits, axis=-1) == targets)),
+        "correct": jnp.sum(weights * (sums.likeliest == targets)),
         "weights": jnp.sum(weights),
         "seqs": jnp.asarray(targets.shape[0], jnp.float32),
         "target_tokens": jnp.asarray(targets.size, jnp.float32),
@@ -125,17 +130,26 @@ def summed_gradients(
 ) -> tuple[transformer.Params, Sums]:
     """Gradients and sums of `objective(params, part, key)`, added up over the microbatches of a batch."""
     gradients = jax.grad(objective, has_aux=True)
+
+    def of_part(part: Batch, index: Array | None):
+        return gradients(params, part, key if key is None or index is None else jax.random.fold_in(key, index))
+
+    return _over_microbatches(of_part, batch, num_microbatches)
+
+
+def _over_microbatches(function: Callable, batch: Batch, num_microbatches: int):
+    """`function(part, index)` summed over the microbatches of a batch; the index is None where there is only one."""
     if num_microbatches == 1:
-        return gradients(params, batch, key)
+        return function(batch, None)
 
     def add(total, part_and_index):
-        part, index = part_and_index
-        part_key = None if key is None else jax.random.fold_in(key, index)
-        return jax.tree.map(jnp.add, total, gradients(params, part, part_key)), None
+        return jax.tree.map(jnp.add, total, function(*part_and_index)), None
 
     parts = jax.tree.map(lambda x: _split_rows(x, num_microbatches), batch)
     first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradients, params, first, key))
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, first, jax.ShapeDtypeStruct((), jnp.int32))
+    )
     return jax.lax.scan(add, zeros, (parts, jnp.arange(num_microbatches)))[0]
 
 

@@ -193,7 +193,10 @@ def gradients(config):
     return jit(jax.grad(objective))(params, batch, jax.random.key(3))
 
 
-@pytest.mark.parametrize("changes", [{"scan_layers": False}, {"remat": "minimal"}, {"remat": "full"}], ids=str)
+REMAT = [{"remat": name} for name in ("minimal", "full", "offload")]
+
+
+@pytest.mark.parametrize("changes", [{"scan_layers": False}, *REMAT], ids=str)
 def test_scan_and_remat_change_no_gradient(changes):
     config = tiny.model("prefix_lm", dropout_rate=0.2)
     changed = gradients(dataclasses.replace(config, **changes))
@@ -331,3 +334,13 @@ def test_a_prefix_lm_without_a_prefix_is_a_causal_lm():
     batch = tiny.batch("prefix_lm", [ONE])
     del batch["decoder_causal_attention"]
     np.testing.assert_array_equal(*(transformer.bind(config, params)(batch) for config in (prefix, causal)))
+
+
+def test_a_tied_head_is_the_embedding_scaled_by_the_width():
+    decoded = jax.random.normal(jax.random.key(1), (2, 3, 16))
+    tied, own = (transformer.bind(c, tiny.params(c)) for c in (tiny.model(logits_via_embedding=True), tiny.model()))
+    assert (
+        error(tied.logits(decoded), np.asarray(decoded) @ np.asarray(tied.token_embedder.embedding[...]).T / 4) < 1e-5
+    )
+    assert error(own.logits(decoded), np.asarray(decoded) @ np.asarray(own.decoder.logits_dense.kernel[...])) < 1e-5
+    assert error(own.logits(decoded, own.head[:, 5:9]), own.logits(decoded)[..., 5:9]) < 1e-5

@@ -12,8 +12,12 @@ from t5x_mini.errors import UserError
 from t5x_mini.train.config import LossConfig
 from t5x_mini.train.loss import (
     NORMALIZERS,
+    blockwise_logit_sums,
     check_normalizing_factor,
+    check_vocab_blocks,
     cross_entropy,
+    logit_sums,
+    loss_of_sums,
     normalizer,
     weights_and_normalizer,
 )
@@ -59,6 +63,98 @@ def test_large_logits_overflow_nothing():
     logits = jnp.full((1, 1, VOCAB), -3e4).at[0, 0, 2].set(3e4)
     total, _ = cross_entropy(logits, jnp.asarray([[2]]), label_smoothing=0.1, z_loss=1e-4)
     assert np.isfinite(np.asarray(total)).all()
+
+
+# ----------------------------------------------------------------------------------------------------------- blocks
+
+WIDTH = 16
+
+
+def products(decoded, head):
+    return jnp.dot(decoded, head, precision=jax.lax.Precision.HIGHEST)
+
+
+def made_up(seed, vocab_size):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    decoded = jax.random.normal(keys[0], (3, 5, WIDTH))
+    head = jax.random.normal(keys[1], (WIDTH, vocab_size))
+    return decoded, head, jax.random.randint(keys[2], (3, 5), 0, vocab_size)
+
+
+def loss_in_blocks(decoded, head, targets, blocks, smoothing=0.1):
+    sums = blockwise_logit_sums(products, decoded, head, targets, blocks)
+    token_loss = loss_of_sums(sums, head.shape[1], label_smoothing=smoothing, z_loss=1e-2)
+    return jnp.sum(token_loss.total * jnp.arange(targets.size).reshape(targets.shape)), (token_loss, sums)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 24])
+def test_blocks_of_the_vocabulary_change_no_number(blocks):
+    decoded, head, targets = made_up(blocks, 24)
+    in_blocks = jax.jit(jax.grad(loss_in_blocks, (0, 1), has_aux=True), static_argnums=3)
+    grads, (token_loss, sums) = in_blocks(decoded, head, targets, blocks)
+
+    def whole(decoded, head):
+        total = cross_entropy(products(decoded, head), targets, label_smoothing=0.1, z_loss=1e-2).total
+        return jnp.sum(total * jnp.arange(15).reshape(3, 5)), total
+
+    wanted, total = jax.grad(whole, (0, 1), has_aux=True)(decoded, head)
+    assert error(token_loss.total, total) < 1e-6
+    np.testing.assert_array_equal(sums.likeliest, jnp.argmax(products(decoded, head), axis=-1))
+    for grad, expected in zip(grads, wanted, strict=True):
+        assert np.abs(expected).max() > 0
+        assert error(grad, expected) < 2e-6
+
+
+def test_of_equally_likely_tokens_the_first_is_taken_in_any_block():
+    decoded, _, targets = made_up(0, 24)
+    for best in ((7, 5), (4, 13, 22)):
+        head = jnp.zeros((WIDTH, 24)).at[:, jnp.asarray(best)].set(jnp.sign(decoded[0, 0])[:, None])
+        for blocks in (1, 3, 4):
+            sums = blockwise_logit_sums(products, decoded[:1, :1], head, targets[:1, :1], blocks)
+            assert int(sums.likeliest[0, 0]) == min(best)
+
+
+def test_blocks_keep_no_logits_of_the_whole_vocabulary():
+    vocab_size, blocks = 4096, 8
+    decoded, head, targets = made_up(0, vocab_size)
+    decoded, targets = jnp.tile(decoded, (40, 1, 1)), jnp.tile(targets, (40, 1))
+
+    def scratch_bytes(blocks):
+        loss = jax.grad(lambda *arrays: loss_in_blocks(*arrays, targets, blocks)[0], (0, 1))
+        return jax.jit(loss).lower(decoded, head).compile().memory_analysis().temp_size_in_bytes
+
+    logits = targets.size * vocab_size * 4
+    assert scratch_bytes(1) >= logits
+    assert scratch_bytes(blocks) < logits / 2
+
+
+def test_sums_over_a_share_of_the_tokens():
+    logits = jnp.asarray([[[1.0, 3.0, 2.0]]])
+    sums = logit_sums(logits, jnp.asarray([[6]]), jnp.asarray([2, 6, 9]))
+    assert [float(x[0, 0]) for x in sums[1:]] == [3.0, 6.0, 3.0, 6.0]
+    assert float(logit_sums(logits, jnp.asarray([[1]]), jnp.asarray([2, 6, 9])).target[0, 0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "blocks", "ways", "message"),
+    [
+        (32128, 3, 1, "LOSS_BLOCKS is 3, but a vocabulary of 32128 is not 3 equal blocks; write --gin.LOSS_BLOCKS=2"),
+        (
+            *(32128, 64, 4),
+            "LOSS_BLOCKS is 64, but a vocabulary of 32128 is not 64 equal blocks on each of 4 devices along `model`; "
+            "write --gin.LOSS_BLOCKS=32",
+        ),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(vocab_size, blocks, ways, message):
+    with pytest.raises(UserError) as raised:
+        check_vocab_blocks(vocab_size, blocks, ways)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(("blocks", "ways"), [(1, 3), (1, 1), (8, 1), (8, 16), (128, 1)])
+def test_blocks_that_fit_are_taken(blocks, ways):
+    check_vocab_blocks(32128, blocks, ways)
 
 
 # ------------------------------------------------------------------------------------------------------ normalisers

@@ -285,6 +285,34 @@ def test_dropout_is_drawn_anew_each_step_and_never_in_evaluation():
     assert float(evaluate(first.params, batch)["loss"]) == pytest.approx(float(without), rel=1e-6)
 
 
+@pytest.mark.parametrize(("parts", "blocks"), [(2, 1), (1, 4), (4, 2)])
+def test_neither_microbatches_nor_blocks_change_an_evaluation(parts, blocks):
+    model, batch = tiny.model(), tiny.batch("encoder_decoder", tiny.examples(3, 8))
+    params = tiny.params(model)
+    whole = step.make_eval_step(model, LossConfig())
+    in_parts = step.make_eval_step(model, LossConfig(blocks=blocks), num_microbatches=parts)
+    made, wanted = (jax.jit(one, compiler_options=tiny.QUICK)(params, batch) for one in (in_parts, whole))
+    assert made.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert float(made[name]) == pytest.approx(float(value), rel=1e-6), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_blocks_of_the_vocabulary_change_no_gradient(tied):
+    model = tiny.model("causal_lm", logits_via_embedding=tied)
+    batch = tiny.batch("causal_lm", EXAMPLES)
+
+    def gradients(blocks):
+        def objective(params):
+            return step.batch_sums(params, batch, model, LossConfig(blocks=blocks), None)["objective"]
+
+        return jax.jit(jax.grad(objective), compiler_options=tiny.QUICK)(tiny.params(model))
+
+    in_blocks = gradients(5)
+    for name, grad in gradients(1).items():
+        assert error(in_blocks[name], grad) < 1e-5, name
+
+
 def test_each_microbatch_draws_for_itself():
     """What is drawn is added up: two draws of the whole batch's key would give twice its number."""
 
