@@ -7,8 +7,8 @@ import setuptools
 
 INIT = pathlib.Path(__file__).parent.joinpath("t5x_mini", "__init__.py").read_text(encoding="utf-8")
 
-# Not in constraints.txt: on a TPU it is jax[tpu] that says which one.
-LIBTPU = "libtpu>=0.0.42; platform_system == 'Linux'"
+# There are wheels for this platform alone.
+LIBTPU = "libtpu{}; platform_system == 'Linux' and platform_machine == 'x86_64'"
 
 setuptools.setup(
     name="t5x-mini",
@@ -55,8 +55,8 @@ setuptools.setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
-        # The compiler for TPUs, for `t5x-mini plan` where there is none. It exists for Linux alone.
-        "plan": [LIBTPU],
+        # The compiler for TPUs, for `t5x-mini plan` where there is none.
+        "plan": [LIBTPU.format(">=0.0.42")],
         "cuda": ["jax[cuda13]"],
         "hf": ["datasets>=3", "huggingface_hub>=1"],
         "wandb": ["wandb>=0.19"],
@@ -65,9 +65,10 @@ setuptools.setup(
         "dev": [
             "huggingface_hub>=1",
             "hypothesis>=6",
-            LIBTPU,
+            LIBTPU.format("==0.0.52"),  # figures in the tests are this one's
             "pytest>=8",
             "pytest-xdist>=3",
+            "PyYAML>=6",
             "ruff>=0.12",
             "safetensors>=0.5",
             "setuptools>=65",

@@ -4,7 +4,7 @@ import dataclasses
 
 from t5x_mini.plan import topologies
 from t5x_mini.plan.figures import Memory, Plan, Times
-from t5x_mini.plan.hlo import Collective
+from t5x_mini.plan.hlo_collectives import Collective
 
 GIB = topologies.GIB
 

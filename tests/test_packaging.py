@@ -87,7 +87,7 @@ def pins():
 def test_constraints_pin_every_dependency_within_its_range(requirements, pins, extra):
     assert len(requirements[extra]) > 1
     for requirement in requirements[extra]:
-        # pip freeze leaves the first two out: their versions are no concern of the project's. jax[tpu] pins libtpu.
+        # pip freeze leaves the first two out, no concern of the project. libtpu has two versions: see setup.py.
         if requirement.name not in ("setuptools", "wheel", "libtpu"):
             assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 

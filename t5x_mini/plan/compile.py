@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,8 @@ def compile_plan(config: RunConfig, topology: Topology, slices: int = 1, step: s
     notes = [*filter(None, (topology.note,)), *notes]
     if step == "decode":
         notes.append("Every answer is counted at its full length, and the model's FLOPs as those of one forward pass")
+    if config.model.remat == "offload":
+        notes.append("What goes to the host's memory and back takes a time that is not in the step's")
     run = assemble(config, _devices(topology, slices))
     made = _analytical(run, topology, slices, step)
     if topology.platform != "tpu":
@@ -142,6 +145,7 @@ def compile_plan(config: RunConfig, topology: Topology, slices: int = 1, step: s
         )
     if made.memory.total > topology.chip.hbm:
         return dataclasses.replace(made, notes=(*notes, "Not compiled: the state alone is too large"))
+    notes.append(f"Compiled by libtpu {metadata.version('libtpu')}")
     start = time.monotonic()
     try:
         compiled = _compile(run, step)
@@ -152,8 +156,7 @@ def compile_plan(config: RunConfig, topology: Topology, slices: int = 1, step: s
         short = dataclasses.replace(made.memory, temporaries=max(int(needed) - made.memory.total, 0))
         return dataclasses.replace(made, memory=short, compile_s=round(time.monotonic() - start, 1), notes=tuple(notes))
     seconds = round(time.monotonic() - start, 1)
-    slice_of = [device.slice_index for device in run.partitioner.mesh.devices.flat] if slices > 1 else ()
-    program, needs = Program(compiled.as_text(), slice_of), compiled.memory_analysis()
+    program, needs = Program(compiled.as_text()), compiled.memory_analysis()
     memory = dataclasses.replace(
         made.memory,
         temporaries=needs.temp_size_in_bytes + max(needs.output_size_in_bytes - needs.alias_size_in_bytes, 0),
@@ -162,8 +165,8 @@ def compile_plan(config: RunConfig, topology: Topology, slices: int = 1, step: s
     )
     flops, traffic, cycles, collectives = program.flops, program.hbm_bytes, program.cycles, program.collectives
     times = step_times(topology.chip, flops, traffic, cycles, collectives)
-    if slices > 1 and not any(one.slices > 1 for one in collectives):
-        notes.append("What slices send to one another is in no collective of the program, and not in the step's time")
+    if slices > 1 and not topology.chip.dcn:
+        notes.append(f"What slices of {topology.kind} send to one another takes a time that is not known")
     return dataclasses.replace(
         made,
         memory=memory,

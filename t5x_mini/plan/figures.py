@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from t5x_mini.plan.hlo import Collective
+from t5x_mini.plan.hlo_collectives import Collective
 from t5x_mini.plan.topologies import Chip
 
 
@@ -147,17 +147,14 @@ def step_times(
 ) -> Times:
     """What a step's parts take on this chip.
 
-    A ring over one axis of the torus uses a link each way, and of an array that is shared with other slices a device
-    sends the part that is its own once its slice has added up.
+    A ring over one axis of the torus uses a link each way.
     """
     ici = dcn = 0.0
     for one in collectives:
-        if chip.link:
+        if one.slices > 1:
+            dcn += one.sent / chip.dcn if chip.dcn else 0.0
+        elif chip.link:
             ici += one.sent / (2 * chip.link if chip.axes else chip.link)
-        if one.slices > 1 and chip.dcn:
-            both_ways = 2 if one.kind == "all-reduce" else 1
-            share = (one.slices - 1) / one.group
-            dcn += one.bytes * both_ways * share * one.count / chip.dcn
     return Times(
         compute=flops / chip.peak_flops,
         memory=hbm_bytes / chip.hbm_bandwidth,

@@ -94,11 +94,11 @@ def _collectives(plan: Plan, most: int = 8) -> str:
         return ""
     lines = [
         "collectives a step, loops counted as often as they run",
-        f"  {'kind':<20}{'count':>7}{'MiB':>11}  devices",
+        f"  {'kind':<20}{'count':>7}{'MiB':>11}  between",
     ]
     for one in plan.collectives[:most]:
-        between = f" in {one.slices} slices" if one.slices > 1 else ""
-        lines.append(f"  {one.kind:<20}{one.count:>7}{one.bytes / 2**20:>11.2f}  {one.group}{between}")
+        between = f"{one.slices} slices" if one.slices > 1 else one.group
+        lines.append(f"  {one.kind:<20}{one.count:>7}{one.bytes / 2**20:>11.2f}  {between}")
     if rest := plan.collectives[most:]:
         lines.append(f"  and {sum(one.count for one in rest)} smaller ones")
     lines.append(f"  a device sends {sum(one.sent for one in plan.collectives) / 1e9:.2f} GB")

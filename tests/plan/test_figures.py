@@ -4,7 +4,7 @@ import made_up_plans
 import pytest
 
 from t5x_mini.plan import figures, topologies
-from t5x_mini.plan.hlo import Collective
+from t5x_mini.plan.hlo_collectives import Collective
 
 
 def test_a_plan_is_the_same_after_json():
@@ -27,12 +27,11 @@ def test_whether_it_fits(available, fits):
 
 def test_times_of_a_chip():
     chip = topologies.Chip(hbm=1, hbm_bandwidth=100.0, peak_flops=1000.0, clock=10.0, link=5.0, dcn=2.0, axes=2)
-    reduced = Collective("all-reduce", 80, 8, 2, 3)
-    times = figures.step_times(chip, flops=4000, hbm_bytes=50, cycles=20, collectives=(reduced,))
+    inside, between = Collective("all-reduce", 80, 8, 1, 3), Collective("all-reduce", 10, 2, 2, 3)
+    times = figures.step_times(chip, flops=4000, hbm_bytes=50, cycles=20, collectives=(inside, between))
     assert (times.compute, times.memory, times.cycles) == (4.0, 0.5, 2.0)
     assert times.ici == pytest.approx(3 * 80 * 2 * 7 / 8 / 10)
-    # Two slices of four devices: each device exchanges a quarter of the array, half of it there and half back.
-    assert times.dcn == pytest.approx(3 * 80 / 4 * 2 / 2 / 2)
+    assert times.dcn == pytest.approx(3 * 10 * 2 * 1 / 2 / 2)  # half of its part there and half back
     assert times.slowest == pytest.approx(4.0 + times.ici + times.dcn)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import made_up_plans
@@ -5,6 +6,7 @@ import pytest
 
 from t5x_mini.errors import UserError
 from t5x_mini.plan import search, topologies
+from t5x_mini.plan.figures import Times
 
 GIB = made_up_plans.GIB
 
@@ -16,37 +18,83 @@ def value(bindings, name):
 @pytest.mark.parametrize(("name", "slices"), [("v5e:4x4", 1), ("v5e:16x16", 2), ("v5e:1x1", 1), ("v3:2x2", 1)])
 def test_every_mesh_takes_all_devices(name, slices):
     topology = topologies.parse(name)
-    for bindings in search.choices(topology, slices):
-        sizes = [int(value(bindings, f"MESH_{axis}")) for axis in ("DATA", "FSDP", "MODEL")]
+    made = search.meshes(topology, slices)
+    assert len(set(made)) == len(made)
+    for mesh in made:
+        sizes = [int(value(mesh, f"MESH_{axis}")) for axis in ("DATA", "FSDP", "MODEL")]
         assert math.prod(sizes) == topology.devices * slices
         assert sizes[0] % slices == 0
 
 
-def compiler(bindings):
-    """What fits: parameters over 16 devices, nothing kept. The less is kept, the longer it takes."""
-    if value(bindings, "MESH_MODEL") == "4":
-        raise UserError("BATCH_SIZE is 8, but that can't be split; write another")
-    if value(bindings, "MESH_FSDP") != "16":
-        return made_up_plans.with_memory(parameters=30 * GIB, temporaries=None)
-    kept = {"none": 30, "minimal": 20, "full": 4}[value(bindings, "REMAT")]
-    return made_up_plans.with_memory(temporaries=kept * GIB)
+KEPT = {("none", "1"): 40, ("minimal", "1"): 20, ("minimal", "4"): 9, ("full", "1"): 4, ("full", "4"): 2}
 
 
-def test_a_search_tries_until_a_mesh_fits_and_puts_that_first():
+def compiler(limit):
+    """Where 16 devices share the parameters, `limit` GiB are left beside them. What keeps less takes longer."""
+
+    def compile_with(bindings):
+        remat, parts = value(bindings, "REMAT"), value(bindings, "NUM_MICROBATCHES")
+        if value(bindings, "MESH_MODEL") == "4":
+            raise UserError("BATCH_SIZE is 8, but that can't be split; write another")
+        if parts == "16":
+            raise UserError("NUM_MICROBATCHES is 16, but there are 8 rows")
+        if value(bindings, "MESH_FSDP") != "16":
+            return made_up_plans.with_memory(parameters=100 * GIB, temporaries=None)
+        kept = 5 if remat == "offload" else KEPT[remat, parts]
+        plan = made_up_plans.with_memory(
+            parameters=GIB, optimizer=0, temporaries=kept * GIB, available=(1 + limit) * GIB
+        )
+        settings = plan.settings | {"remat": remat, "num_microbatches": int(parts)}
+        return dataclasses.replace(plan, settings=settings, times=Times(compute=1 / kept))
+
+    return compile_with
+
+
+def tried(limit):
     said = []
-    found = search.search(compiler, topologies.parse("v5e:4x4"), say=said.append)
-    tried = [(value(one.bindings, "MESH_FSDP"), value(one.bindings, "REMAT")) for one in found]
-    best = tried[0]
-    assert best == ("16", "full")
-    assert found[0].fits and not any(one.fits for one in found[1:])
-    assert ("16", "minimal") in tried
-    assert len([fsdp for fsdp, _ in tried if fsdp == "1"]) == 1  # too large whatever is kept: asked once
-    assert found[-1].error and value(found[-1].bindings, "MESH_MODEL") == "4"
+    found = search.search(compiler(limit), topologies.parse("v5e:4x4"), say=said.append)
     assert len(said) == len(found)
+    return found, said
+
+
+@pytest.mark.parametrize(
+    ("limit", "best"),
+    [(50, ("none", "1")), (30, ("minimal", "1")), (10, ("minimal", "4")), (4, ("full", "1")), (3, ("full", "4"))],
+)
+def test_a_search_finds_how_much_can_be_kept(limit, best):
+    found, _ = tried(limit)
+    assert found[0].fits and value(found[0].bindings, "MESH_FSDP") == "16"
+    assert (value(found[0].bindings, "REMAT"), value(found[0].bindings, "NUM_MICROBATCHES")) == best
+    on_the_first = [one for one in found if value(one.bindings, "MESH_FSDP") == "16"]
+    assert len(on_the_first) <= 4  # of seven
+    # What fits no mesh is asked once: the state is too large for fewer devices, whatever is kept.
+    assert len([one for one in found if value(one.bindings, "MESH_FSDP") == "1"]) == 1
+
+
+def test_the_hosts_memory_is_tried_where_all_is_computed_again():
+    for limit, asked in [(10, False), (5, True), (4, True)]:
+        found, _ = tried(limit)
+        (*_, offloaded) = [[], *[one for one in found if value(one.bindings, "REMAT") == "offload"]]
+        assert bool(offloaded) == asked
+        assert not asked or offloaded.fits == (limit == 5)
+
+
+def test_where_nothing_fits_fewer_devices_are_not_tried():
+    found, _ = tried(1)
+    assert not any(one.fits for one in found)
+    assert {value(one.bindings, "MESH_FSDP") for one in found if one.plan} == {"16"}
+    assert found[-1].error
+
+
+def test_progress_tells_how_much_is_left():
+    found, said = tried(4)
+    most = 3 + 3 + 2 + 1
+    assert f"tried 1 of at most {most}: 0 more minutes at most" in said[0]
+    assert len(found) < most
 
 
 def test_the_table_says_what_to_write_and_why_others_fail():
-    found = search.search(compiler, topologies.parse("v5e:4x4"), say=lambda line: None)
+    found = search.search(compiler(4), topologies.parse("v5e:4x4"), say=lambda line: None)
     lines = search.table(found).splitlines()
     assert "--gin.MESH_FSDP=16 --gin.MESH_MODEL=1 --gin.REMAT=full --gin.NUM_MICROBATCHES=1" in lines[1]
     assert " 40% " in lines[1]
