@@ -93,6 +93,8 @@ def test_every_macro_sets_the_field_that_it_names():
         "CLOSING_REPORT": True,
         "CHECKPOINT_PERIOD": 9,
         "CHECKPOINTS_TO_KEEP": None,
+        "LOSS_BLOCKS": 4,
+        "COMPILATION_CACHE": "gs://g/xla",
         "PARTITIONING": "mesh",
         "MESH_DATA": 2,
         "MESH_FSDP": 4,
@@ -111,7 +113,8 @@ def test_every_macro_sets_the_field_that_it_names():
     assert (feed.data_feed, feed.tokens_dir, feed.objective) == ("seqio", "g", SpanCorruption(mean_span=5))
     assert (model.dropout_rate, model.architecture, model.dtype) == (0.25, "causal_lm", "float32")
     assert (model.scan_layers, model.remat) == (False, "full")
-    assert (loss.normalizing_factor, loss.label_smoothing, loss.z_loss) == (233472, 0.1, 0.5)
+    assert (loss.normalizing_factor, loss.label_smoothing, loss.z_loss, loss.blocks) == (233472, 0.1, 0.5, 4)
+    assert train.compilation_cache == "gs://g/xla"
     assert (train.initial_checkpoint_path, train.eval_steps, train.eval_period) == ("a/b", 3, 4)
     assert (train.reset_optimizer, train.reset_step, train.frozen) == (True, 1_000_000, ("encoder/.*", "decoder/.*"))
     assert train.assignment_map == (("decoder/(.*)", r"encoder/\1"), ("a", None))

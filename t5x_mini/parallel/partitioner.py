@@ -22,6 +22,9 @@ from t5x_mini.parallel.sharding import state_spec
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 PMAP_AXIS = "data"
+# Else the TPU's compiler makes a loop of each product with a kernel that is split over devices, one turn for each part,
+# and every turn reads and writes the whole result: T5 1.1 base split over 16 chips took a third longer by its estimate.
+TPU_COMPILER_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,13 @@ class MeshPartitioner:
 
     def jit(self, function: Callable, in_shardings: tuple, out_shardings: Any, donate: tuple[int, ...] = ()):
         """`function` over the mesh; shardings are trees of NamedSharding."""
-        jitted = jax.jit(function, in_shardings=in_shardings, out_shardings=out_shardings, donate_argnums=donate)
+        jitted = jax.jit(
+            function,
+            in_shardings=in_shardings,
+            out_shardings=out_shardings,
+            donate_argnums=donate,
+            compiler_options=TPU_COMPILER_OPTIONS if self.mesh.devices.flat[0].platform == "tpu" else None,
+        )
         return _InMesh(jitted, self.mesh)
 
     def compile_train_step(self, step: Callable, state_shapes: Any, state_shardings: Any, batch_shapes: Shapes):

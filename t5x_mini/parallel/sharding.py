@@ -68,7 +68,16 @@ def _mesh_axes(name: str | None, size: int, mesh: Mesh) -> tuple[str, ...] | Non
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins the sharding of an activation, where a mesh with our axes is in use; elsewhere returns `x` as it is."""
+    mesh = _mesh_in_use()
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
+
+
+def constrain_as_state(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """Pins the sharding of a gradient to that of its parameter, which has these logical axes; see `constrain`."""
+    mesh = _mesh_in_use()
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, state_spec(axes, x.shape, mesh))
+
+
+def _mesh_in_use():
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or "fsdp" not in mesh.axis_names:
-        return x
-    return jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
+    return None if mesh.empty or "fsdp" not in mesh.axis_names else mesh

@@ -6,7 +6,7 @@ part by its own normaliser and adding up, as T5X did, multiplies the loss by the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from t5x_mini.model import transformer
 from t5x_mini.model.config import TransformerConfig
+from t5x_mini.parallel.sharding import constrain_as_state
 from t5x_mini.train import blocks, optimizers
 from t5x_mini.train import loss as losses
 from t5x_mini.train.config import LossConfig, TrainConfig
@@ -44,6 +45,8 @@ def make_train_step(
         axis_name: under pmap, the axis over which sums and gradients are added up; None where jit sees all devices.
     """
 
+    axes = transformer.param_axes(model)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = step_key(state, train) if model.dropout_rate > 0 else None
         if key is not None and axis_name:
@@ -55,7 +58,7 @@ def make_train_step(
             sums = batch_sums(state.params | trained, part, model, loss, part_key)
             return sums["objective"], sums
 
-        grads, sums = summed_gradients(objective, trained, batch, key, train.num_microbatches)
+        grads, sums = summed_gradients(objective, trained, axes, batch, key, train.num_microbatches)
         if axis_name:
             grads, sums = jax.lax.psum((grads, sums), axis_name)
         sums["normalizer"] = losses.normalizer(sums["normalizer"], loss)
@@ -126,13 +129,23 @@ def batch_sums(
 
 
 def summed_gradients(
-    objective: Callable, params: transformer.Params, batch: Batch, key: PRNGKeyArray | None, num_microbatches: int
+    objective: Callable,
+    params: transformer.Params,
+    axes: Mapping[str, Sequence[str | None]],
+    batch: Batch,
+    key: PRNGKeyArray | None,
+    num_microbatches: int,
 ) -> tuple[transformer.Params, Sums]:
-    """Gradients and sums of `objective(params, part, key)`, added up over the microbatches of a batch."""
+    """Gradients and sums of `objective(params, part, key)`, added up over the microbatches of a batch.
+
+    `axes` are the logical axes of the parameters: gradients are split as these are, from each microbatch on.
+    """
     gradients = jax.grad(objective, has_aux=True)
 
     def of_part(part: Batch, index: Array | None):
-        return gradients(params, part, key if key is None or index is None else jax.random.fold_in(key, index))
+        part_key = key if key is None or index is None else jax.random.fold_in(key, index)
+        grads, sums = gradients(params, part, part_key)
+        return {name: constrain_as_state(grad, axes[name]) for name, grad in grads.items()}, sums
 
     return _over_microbatches(of_part, batch, num_microbatches)
 

@@ -107,5 +107,5 @@ def test_chips_send_parameters_their_gradients_and_what_was_looked_up(architectu
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_chips_memory_does_not_grow(architecture):
     arguments, temporaries, _ = compiled(architecture)
-    assert arguments < 1.1 * ARGUMENTS[architecture]
-    assert temporaries < 1.1 * TEMPORARIES[architecture]
+    assert 0.9 * ARGUMENTS[architecture] < arguments < 1.1 * ARGUMENTS[architecture]
+    assert 0.5 * TEMPORARIES[architecture] < temporaries < 1.1 * TEMPORARIES[architecture]  # 0: not told at all

@@ -321,7 +321,9 @@ def test_each_microbatch_draws_for_itself():
 
     def drawn(parts):
         batch, key = {"decoder_target_tokens": jnp.ones((8, 2))}, jax.random.key(0)
-        return float(step.summed_gradients(objective, {"x": jnp.ones(2)}, batch, key, parts)[1]["drawn"])
+        return float(
+            step.summed_gradients(objective, {"x": jnp.ones(2)}, {"x": (None,)}, batch, key, parts)[1]["drawn"]
+        )
 
     assert len({drawn(1), drawn(2) / 2, drawn(4) / 4}) == 3
     assert drawn(4) == drawn(4)
