@@ -56,11 +56,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     except Exception:
         if not _shares_its_run():
             raise
+        from t5x_mini.parallel import start_up
+
         traceback.print_exc()
         print(
             "t5x-mini: this process stops here, and with it the others of the run. If what is above says that a "
-            "connection was lost, it is another process that failed first: its own output says why. Start the command "
-            "again on all hosts: a run goes on from its newest checkpoint.",
+            f"connection was lost, it is another process that failed first: {start_up.GO_ON}",
             file=sys.stderr,
         )
         return 1
@@ -107,7 +108,8 @@ def _run(options: argparse.Namespace) -> None:
         from t5x_mini.parallel import start_up
 
         processes = options.coordinator, options.num_processes, options.process_id
-        start_up.join(*processes, saves_on_sigterm=options.command in ("train", "glue"))
+        tries = options.command == "train" and (options.dry_run or options.overfit_one_batch)
+        start_up.join(*processes, saves_on_sigterm=options.command in ("train", "glue") and not tries)
     match options.command:
         case "show":
             from t5x_mini.model.mask_figure import draw_masks

@@ -65,6 +65,13 @@ class Processes:
         """What each has printed so far."""
         return [output.read_text() for output in self._outputs]
 
+    def wait_to_print(self, number: int, text: str) -> None:
+        """Returns once one has printed the text; what it leaves behind may do so after its end."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while text not in self.printed()[number]:
+            assert time.monotonic() < deadline, self.printed()[number]
+            time.sleep(0.05)
+
     def succeed(self) -> list[str]:
         """What they printed, once all have ended well."""
         codes = self.wait()

@@ -1,12 +1,14 @@
-"""`t5x-mini train` in several processes: resumed on any number of them, told to stop, and one of them killed."""
+"""`t5x-mini train` in several processes: told to stop, one of them killed, and resumed on any number of them."""
 
+import dataclasses
 import signal
-import time
 
+import jax
 import pytest
 from processes import command_line
 
 from t5x_mini import cli
+from t5x_mini.parallel.start_up import GO_ON
 from t5x_mini.train.metrics import read_metrics
 
 GIN = """
@@ -43,12 +45,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-def start(folder, run, life, count, devices, *arguments, **macros):
-    """A life of a run; ends at step 6 if not told otherwise."""
+def words(folder, run, *arguments, **macros):
+    """A life of a run, as a command; ends at step 6 if not told otherwise."""
     macros = {"TRAIN_STEPS": 6, "MODEL_DIR": str(folder / run), **macros}
     bindings = [f"--gin.{name}={value!r}" for name, value in macros.items()]
-    words = ["train", f"--gin_file={folder / 'run.gin'}", *arguments, *bindings]
-    return command_line(folder, f"{run}-{life}", words, count, devices)
+    return ["train", f"--gin_file={folder / 'run.gin'}", *arguments, *bindings]
+
+
+def start(folder, run, life, count, devices, *arguments, **macros):
+    return command_line(folder, f"{run}-{life}", words(folder, run, *arguments, **macros), count, devices)
 
 
 def finish(*arguments, **named):
@@ -56,8 +61,18 @@ def finish(*arguments, **named):
         return processes.succeed()
 
 
+def train_here(folder, run, **macros):
+    """A life in this process, on the eight devices of all tests, with slow programs that are soon compiled."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        assert cli.main(words(folder, run, **macros)) == 0
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 def losses(folder, run):
-    return {row["step"]: row["loss"] for row in read_metrics(folder / run / "metrics.jsonl") if "loss" in row}
+    metrics = folder / run / "metrics.jsonl"
+    return {row["step"]: row["loss"] for row in read_metrics(metrics) if "loss" in row} if metrics.exists() else {}
 
 
 def newest(folder, run):
@@ -65,20 +80,98 @@ def newest(folder, run):
     return max(steps, default=0)
 
 
-def has_step(folder, run, step):
-    metrics = folder / run / "metrics.jsonl"
-    return metrics.exists() and bool(newest(folder, run)) and max(losses(folder, run), default=0) >= step
+def last_step(folder, run):
+    return max(losses(folder, run), default=0)
+
+
+@dataclasses.dataclass
+class Life:
+    """What was left when two processes had ended."""
+
+    codes: list[int]
+    printed: list[str]
+    newest: int
+    losses: dict[int, float]
+
+
+NEVER = 10**6
+
+
+def run_until(folder, run, life, step, count, signal_number, victim, **macros):
+    """A life of `count` processes, one of which gets a signal after `step`."""
+    with start(folder, run, life, count, 2, TRAIN_STEPS=NEVER, **macros) as processes:
+        processes.wait_until(lambda: last_step(folder, run) >= step)
+        processes.processes[victim].send_signal(signal_number)
+        codes = processes.wait()
+        if signal_number == signal.SIGKILL:
+            processes.wait_to_print(1 - victim, GO_ON)
+        return Life(codes, processes.printed(), newest(folder, run), losses(folder, run))
+
+
+# One run: two processes of two devices, until one is told to stop; two again, until one is killed; then one.
+@pytest.fixture(scope="module")
+def terminated(folder):
+    return run_until(folder, "run", "first", 6, 2, signal.SIGTERM, 1, CHECKPOINT_PERIOD=NEVER)
+
+
+@pytest.fixture(scope="module")
+def killed(folder, terminated):
+    return run_until(folder, "run", "second", terminated.newest + 3, 2, signal.SIGKILL, 0, CHECKPOINT_PERIOD=NEVER)
+
+
+def check_terminated(life, folder, run):
+    assert set(life.codes) == {143}, life.printed
+    for printed in life.printed:
+        assert (
+            f"t5x-mini: SIGTERM: stopped after step {life.newest:,} of 1,000,000, which is saved in {folder / run}. "
+            "The same command goes on from there." in printed
+        )
+        assert "Traceback" not in printed
+    assert sorted(life.losses) == list(range(1, life.newest + 1))  # not one step is lost
+
+
+def check_killed(life, victim):
+    assert life.codes[victim] == -signal.SIGKILL
+    assert life.codes[1 - victim] in (1, -signal.SIGABRT), life.printed  # Python noticed it, or JAX did
+    assert f"process that failed first: {GO_ON}\n" in life.printed[1 - victim]
+
+
+def test_two_processes_train_as_one(folder, terminated):
+    train_here(folder, "alone")
+    alone = losses(folder, "alone")
+    assert len(alone) == 6
+    assert {step: terminated.losses[step] for step in alone} == pytest.approx(alone, rel=1e-5)
+    assert "mesh over 4 device(s) (cpu) of 2 processes: data 4 x fsdp 1 x model 1" in terminated.printed[0]
+    assert "device(s)" not in terminated.printed[1]  # the first one alone says what happens
+
+
+def test_sigterm_on_one_process_saves_on_both(folder, terminated):
+    check_terminated(terminated, folder, "run")
+
+
+def test_where_one_is_killed_the_other_stops_and_says_why(terminated, killed):
+    check_killed(killed, victim=0)
+    assert f"resuming from step {terminated.newest} in " in killed.printed[0]
+
+
+def test_one_process_goes_on_where_two_were(folder, killed, capsys):
+    stopped = killed.newest
+    train_here(folder, "run", TRAIN_STEPS=stopped + 2)
+    assert f"resuming from step {stopped} in " in capsys.readouterr().out
+    again = losses(folder, "run")
+    assert sorted(again) == list(range(1, stopped + 3))
+    for step in (stopped + 1, stopped + 2):  # that the two had made, and lost
+        assert again[step] == pytest.approx(killed.losses[step], rel=1e-5)
 
 
 @pytest.mark.slow
 def test_checkpoints_of_two_processes_go_on_in_one_and_in_four(folder):
-    finish(folder, "alone", "only", 1, 1)
-    expected = losses(folder, "alone")
+    finish(folder, "single", "only", 1, 1)
+    expected = losses(folder, "single")
     for count in (1, 4):
         run = f"two_then_{count}"
         printed = finish(folder, run, "first", 2, 2, "--gin.MESH_FSDP=-1", "--gin.MESH_DATA=1", TRAIN_STEPS=3)
         assert "4 device(s) (cpu) of 2 processes: data 1 x fsdp 4 x model 1" in printed[0]
-        assert "device(s)" not in printed[1]  # the first one alone says what happens
         assert "resuming from step 3" in finish(folder, run, "second", count, 2)[0]
         assert losses(folder, run) == pytest.approx(expected, rel=1e-5)
 
@@ -95,35 +188,13 @@ def test_two_processes_read_seqio_and_train_as_one(folder, partitioning):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
-def test_sigterm_on_one_process_saves_on_all_and_the_run_goes_on(folder, count):
-    run = f"terminated_{count}"
-    with start(folder, run, "first", count, 2, TRAIN_STEPS=10**6, CHECKPOINT_PERIOD=20) as processes:
-        processes.wait_until(lambda: has_step(folder, run, 25))
-        processes.processes[-1].send_signal(signal.SIGTERM)
-        assert processes.wait(60) == [143] * count
-        for printed in processes.printed():
-            assert "t5x-mini: SIGTERM: stopped after step" in printed
-            assert "Traceback" not in printed
-    stopped = newest(folder, run)
-    assert stopped == max(losses(folder, run))  # not one step is lost
-    assert f"resuming from step {stopped}" in finish(folder, run, "second", count, 2, TRAIN_STEPS=stopped + 2)[0]
-    assert sorted(losses(folder, run)) == list(range(1, stopped + 3))
+def test_sigterm_on_a_single_process(folder):
+    check_terminated(run_until(folder, "single_2", "first", 6, 1, signal.SIGTERM, 0), folder, "single_2")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_when_one_is_killed_the_other_stops_and_the_run_goes_on(folder, victim):
-    run = f"killed_{victim}"
-    with start(folder, run, "first", 2, 2, TRAIN_STEPS=10**6, CHECKPOINT_PERIOD=5) as processes:
-        processes.wait_until(lambda: has_step(folder, run, 12))
-        processes.processes[victim].kill()
-        began = time.monotonic()
-        codes = processes.wait(60)  # a minute is what is promised
-        assert codes[victim] == -signal.SIGKILL and codes[1 - victim] in (1, -signal.SIGABRT), codes
-        assert time.monotonic() - began < 60
-        printed = processes.printed()[1 - victim]
-        assert "another process that failed first" in printed or "another task died" in printed, printed
-    resumed = newest(folder, run)
-    assert f"resuming from step {resumed}" in finish(folder, run, "second", 2, 2, TRAIN_STEPS=resumed + 2)[0]
-    assert newest(folder, run) == resumed + 2
+def test_where_the_second_is_killed_while_they_save(folder):
+    check_killed(run_until(folder, "saving", "first", 12, 2, signal.SIGKILL, 1, CHECKPOINT_PERIOD=1), victim=1)
+    resumed = newest(folder, "saving")
+    assert f"resuming from step {resumed}" in finish(folder, "saving", "second", 2, 2, TRAIN_STEPS=resumed + 2)[0]
+    assert newest(folder, "saving") == resumed + 2

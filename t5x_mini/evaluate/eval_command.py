@@ -38,6 +38,7 @@ def evaluate(config: RunConfig) -> list[Results]:
     folder = to_path(config.evaluate.eval_output_dir or to_path(config.train.model_dir) / "eval")
     evaluator = Evaluator(run, folder=folder / config.evaluate.split)
     _check(evaluator, config)
+    hosts.wait_for_all("the first measurement")
     results = []
     for path in paths:
         step, params = restore_params(run, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from t5x_mini.errors import UserError
 
 T = TypeVar("T")
 _SHOWN = 5
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of an object without a __repr__: another in every process
 _DAY_MS = 24 * 60 * 60 * 1000
 _numbers = itertools.count()  # JAX wants another name for each time
 
@@ -24,6 +26,7 @@ def gather(value: T) -> list[T]:
     """Every host's value, in the hosts' order, on all of them; all call it together. Values may be of any size."""
     if jax.process_count() == 1:
         return [value]
+    wait_for_all("something to share")
     data = np.frombuffer(pickle.dumps(value), np.uint8)
     sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(data))))
     rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) - len(data))))
@@ -32,7 +35,7 @@ def gather(value: T) -> list[T]:
 
 def check_same(settings: Mapping[str, str]) -> None:
     """Raises UserError, on all hosts, unless these settings, by name, are the same on all of them."""
-    first, *others = gather(dict(settings))
+    first, *others = gather({name: _ADDRESS.sub("", value) for name, value in settings.items()})
     lines = [
         f"    {name}: {first.get(name)} in process 0, {other.get(name)} in process {number}"
         for number, other in enumerate(others, start=1)

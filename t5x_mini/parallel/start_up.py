@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find one another, and how one that fails leaves.
+"""Several processes as one run: how they find one another, and how one leaves.
 
 On a TPU slice, under SLURM, Open MPI or Kubernetes, JAX knows who the others are
 (https://docs.jax.dev/en/latest/multi_process.html). Elsewhere the command line says it.
@@ -6,22 +6,27 @@ On a TPU slice, under SLURM, Open MPI or Kubernetes, JAX knows who the others ar
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
+from jax._src import distributed  # there is no public word for this process's number
 
 from t5x_mini.errors import UserError
+from t5x_mini.parallel import last_words
 
 # JAX's default of 100 s would leave a run standing for longer than a restart takes.
 HEARTBEAT_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 300
 _QUIET_S = 10
 
-_several = False
+GO_ON = "its own output says why. Start the command again on all hosts: a run goes on from its newest checkpoint."
+
+_take_back: Callable[[], None] | None = None  # the last words; there are some while others share this run
 
 
 def join(
@@ -34,7 +39,8 @@ def join(
     """Makes this process one of those that share a run; to be called before JAX looks at the devices.
 
     Without arguments, of the cluster that JAX finds itself in; where there is none, this process is alone, as it is
-    with `num_processes=1`. From then on a process that is gone for half a minute makes JAX end the others.
+    with `num_processes=1`. From then on a process that is gone for half a minute makes JAX end the others, and each of
+    them leaves a line that says so.
 
     Args:
         coordinator: `host:port` of the process with the id 0, which listens there.
@@ -46,7 +52,7 @@ def join(
     Raises:
         UserError: for arguments that don't fit together; where JAX can't make out the cluster that it finds.
     """
-    global _several
+    global _take_back
     if jax.distributed.is_initialized():
         return
     check(coordinator, num_processes, process_id)
@@ -58,7 +64,9 @@ def join(
             _initialize(coordinator, num_processes, process_id, cluster_detection_method="deactivate")
         else:
             _join_cluster()
-    _several = jax.distributed.is_initialized()
+    if jax.distributed.is_initialized():
+        _take_back = last_words.leave_behind(_last_words())
+        atexit.register(_take_back)
 
 
 def check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -92,9 +100,10 @@ def leave(code: int) -> None:
     After a failure, the regular way out of Python waits for the others, which may be waiting for this one. After a
     success all wait for one another here, and then go without taking apart JAX's devices, which can hang on CPUs.
     """
-    if _several:
+    if _take_back:
         if not code:
             jax.distributed.shutdown()
+        _take_back()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -102,7 +111,15 @@ def leave(code: int) -> None:
 
 def is_joined() -> bool:
     """Whether this process shares its run with others."""
-    return _several
+    return _take_back is not None
+
+
+def _last_words() -> str:
+    state = distributed.global_state  # jax.process_index() would look for the devices
+    return (
+        f"t5x-mini: process {state.process_id}, of {state.num_processes} that share the run, was ended. If JAX says "
+        f"above that another task died, or stopped sending heartbeats, it is that process that failed first: {GO_ON}"
+    )
 
 
 def _join_cluster() -> None:

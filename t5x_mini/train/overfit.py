@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
-from t5x_mini.parallel.hosts import say
+from t5x_mini.parallel.hosts import gather, say, wait_for_all
 from t5x_mini.storage import to_path
 from t5x_mini.train import metrics, start
 from t5x_mini.train.reporter import Reporter
@@ -83,7 +82,13 @@ def overfit(config: RunConfig, steps: int) -> Outcome:
     model = dataclasses.replace(config.model, dropout_rate=0.0)
     run = start.assemble_to_train(dataclasses.replace(config, model=model))
     batch = _first_batch(run)
-    attainable = float(np.mean(multihost_utils.process_allgather(attainable_accuracy(batch, model.architecture))))
+    attainable = attainable_accuracy(_of_all_hosts(batch, run), model.architecture)
+    if not attainable:
+        raise UserError(
+            "No target of the first batch carries loss: there is nothing to learn from it. Are the targets empty, or "
+            f"is TASK_FEATURE_LENGTHS = {dict(config.feed.task_feature_lengths)} too short for the task's inputs? "
+            "`t5x-mini inspect --task=NAME` shows its examples."
+        )
     state, origin = start.initial_state(run)
     rate = highest_rate(run.config.schedule, int(state.step), run.total_steps)
     schedule = Constant(learning_rate=rate, warmup_steps=min(_WARMUP, steps // 10))
@@ -159,14 +164,13 @@ def _first_batch(run: Run) -> HostBatch:
     config = run.config
     share = run.partitioner.row_share
     hosts = dict(host_index=share.index, host_count=share.count)
-    batch = next(iter(feeds.make_feed(config.feed, config.model.architecture, **hosts)))
-    if not batch["decoder_loss_weights"].any():
-        raise UserError(
-            "No target of the first batch carries loss: there is nothing to learn from it. Are the targets empty, or "
-            f"is TASK_FEATURE_LENGTHS = {dict(config.feed.task_feature_lengths)} too short for the task's inputs? "
-            "`t5x-mini inspect --task=NAME` shows its examples."
-        )
-    return batch
+    return next(iter(feeds.make_feed(config.feed, config.model.architecture, **hosts)))
+
+
+def _of_all_hosts(batch: HostBatch, run: Run) -> HostBatch:
+    """All rows of the batch of which this host has `batch`."""
+    parts = [part for part in gather(batch if run.partitioner.row_share.is_first else None) if part is not None]
+    return {name: np.concatenate([part[name] for part in parts]) for name in batch}
 
 
 def _train(run: Run, state, host_batch: HostBatch, steps: int, attainable: float) -> Outcome:
@@ -174,6 +178,7 @@ def _train(run: Run, state, host_batch: HostBatch, steps: int, attainable: float
     batch, found = run.partitioner.put(host_batch), []
     with clock.lost("compilation"):
         step = start.compile_step(run)
+        wait_for_all("the first step")
     with Reporter(run, clock, folder, 0, None, resumed=False, enabled=jax.process_index() == 0) as reporter:
         clock.lap()
         for done in range(1, steps + 1):
