@@ -32,11 +32,12 @@ from t5x_mini.checkpoint import layout, run_item
 from t5x_mini.checkpoint.config import CheckpointConfig
 from t5x_mini.checkpoint.position_handler import PositionHandler, PositionRestore, PositionSave
 from t5x_mini.checkpoint.run_item import RunItem, Training
-from t5x_mini.checkpoint.steps import FOLDER, best_step, steps_of
+from t5x_mini.checkpoint.steps import FOLDER, best_step, declare_complete, steps_of
 from t5x_mini.errors import UserError
 from t5x_mini.model.config import TransformerConfig
+from t5x_mini.parallel.hosts import wait_for_all
 from t5x_mini.parallel.partitioner import Partitioner
-from t5x_mini.storage import to_path
+from t5x_mini.storage import is_remote, to_path
 from t5x_mini.train.state import TrainState
 
 BEST = "best"
@@ -92,6 +93,10 @@ class Checkpoints:
         """
         self._vocabulary, self._vocabulary_source = vocabulary, vocabulary_source
         self.directory = epath.Path(to_path(run_dir)).absolute() / FOLDER
+        if config and is_remote(self.directory):
+            if jax.process_index() == 0:
+                declare_complete(self.directory)
+            wait_for_all(f"{self.directory} is looked through")
         rank = functools.partial(_rank, metric=best_metric)
         best = preservation_policy.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
         newest = preservation_policy.LatestN(config.keep if config else None)

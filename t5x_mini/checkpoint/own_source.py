@@ -50,8 +50,9 @@ class OwnSource:
 def _origin(path: str, step: int, run: RunItem, run_dir: Path) -> Origin:
     training = run.training or Training()
     name, extra_ids = run.vocabulary_source or (None, 100)
-    if name and (run_dir / name).exists():  # an imported checkpoint's lies beside it
-        name = str(run_dir / name)
+    beside = name and os.path.join(run_dir, name)
+    if beside and to_path(beside).exists():  # an imported checkpoint's lies beside it
+        name = beside
     return Origin(
         path=path,
         kind="t5x_mini",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 
 from t5x_mini.storage import is_remote, to_path
 
 FOLDER = "checkpoints"
+_DECLARATION = "commit_success.txt"
 
 
 def steps_of(run_dir: str | os.PathLike[str]) -> list[int]:
@@ -24,6 +26,21 @@ def best_step(folder: str | os.PathLike[str]) -> int | None:
     return max(marked, default=None)  # a run marks those alone that were better than all before
 
 
+def declare_complete(folder: pathlib.Path) -> None:
+    """Gives complete checkpoints in a bucket the file by which Orbax knows them; it deletes those that lack it.
+
+    They lack it where they were copied there from a disk, on which older versions of Orbax wrote none, and where a save
+    was ended between its last two writes.
+    """
+    for child in folder.iterdir():
+        if child.name.isdigit() and not (child / _DECLARATION).exists() and _is_complete(child):
+            (child / _DECLARATION).write_text("complete, as _CHECKPOINT_METADATA says\n")
+
+
 def _is_complete(checkpoint: pathlib.Path) -> bool:
-    # Here it gets its name when it is complete. In a bucket nothing is renamed, and Orbax writes this file last.
-    return not is_remote(checkpoint) or (checkpoint / "commit_success.txt").exists()
+    # Here it gets its name when it is complete. In a bucket nothing is renamed: Orbax writes the time when all else was
+    # written, and then a file.
+    if not is_remote(checkpoint) or (checkpoint / _DECLARATION).exists():
+        return True
+    metadata = checkpoint / "_CHECKPOINT_METADATA"
+    return metadata.exists() and json.loads(metadata.read_text()).get("commit_timestamp_nsecs") is not None

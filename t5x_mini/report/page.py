@@ -22,6 +22,7 @@ from t5x_mini.report import curves, examples
 from t5x_mini.report.differences import differences
 from t5x_mini.report.html import Html, element, join, run_dot, table
 from t5x_mini.report.run_data import RunData, Series, read_runs
+from t5x_mini.storage import to_path
 from t5x_mini.train.metrics import LOSS
 from t5x_mini.whole_file import write_whole
 
@@ -53,10 +54,10 @@ def report(paths: Sequence[str], output: str = "report.html") -> Path:
         raise UserError(f"The report is a page: write --output={Path(output).with_suffix('.html')}, not {output}.")
     text = page(read_runs(list(paths)))
     try:
-        write_whole(Path(output), text)
+        write_whole(to_path(output), text)
     except OSError as error:
         raise UserError(f"The report can't be written to {output}: {error.strerror}. Write another --output.") from None
-    return Path(output)
+    return to_path(output)
 
 
 def page(runs: Sequence[RunData]) -> str:
