@@ -46,6 +46,8 @@ FLAGS = {
     f"{_DIRECT} ssh": _KEYS + "command= output-directory= ssh-flag=",
     "storage cat": "additional-headers= decryption-keys= display-url range=",
     # Not acted on, and with those flags alone that docs/tpu.md uses.
+    "auth application-default login": "",
+    "auth login": "",
     "config set": "",
     "iam service-accounts create": "",
     "services enable": "",
@@ -98,7 +100,7 @@ def parse(arguments: list[str]) -> Call:
             raise Refused(f"argument --{name}: Must be specified.", 2)
     if command == f"{_QUEUED} create" and ("node-id" in flags) == ("node-count" in flags):
         raise Refused("Exactly one of (--node-id | --node-count --node-prefix) must be specified.", 2)
-    if not words:
+    if not words and not command.startswith("auth "):
         raise Refused("argument must be specified.", 2)
     return Call(command, words, flags)
 

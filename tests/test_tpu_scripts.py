@@ -395,6 +395,7 @@ def test_babysit_takes_the_real_trainer_through_two_preemptions(cloud, babysit, 
         player.join()
     assert status == 0, output
     assert output.count("t5 is SUSPENDED") == 2 and cloud.count("create") == 3
+    assert f"warning: {run} is lost with the slice unless it lies elsewhere" in output
     assert json.loads((run / "complete.json").read_text()) == {"step": 100, "total_steps": 100}
     # Each life went on from a checkpoint of the one before: no step is missing, and none was counted twice.
     assert [row["step"] for row in tiny_runs.training_rows(run)] == list(range(1, 101))

@@ -35,7 +35,7 @@ model_dir() {
 # The completion marker's text; fails while there is none.
 marker() {
   if [[ $folder == gs://* ]]; then
-    gcloud storage cat "$folder/complete.json" ${project:+"--project=$project"} 2>/dev/null
+    run gcloud storage cat "$folder/complete.json" ${project:+"--project=$project"} 2>/dev/null
   else
     on_worker 0 "cat $(printf %q "$folder")/complete.json" 2>/dev/null
   fi
@@ -47,8 +47,11 @@ back_off() {
   if ((wait > LONGEST_WAIT)); then wait=$LONGEST_WAIT; fi
   setbacks=$((setbacks + 1))
   note "$1; next try in $wait s"
-  sleep "$wait"
+  nap "$wait"
 }
+
+# A sleep that a signal ends.
+nap() { sleep "$1" & wait $!; }
 
 note() { say "$(date -u +%FT%TZ) $*"; }
 
@@ -75,6 +78,7 @@ tend() {
       setup || back_off "the set-up failed"
       ;;
     *stopped*)
+      if marker >/dev/null; then return; fi  # it came since the last look
       if [[ $started ]]; then count_failure; fi
       if train; then
         note "training"
@@ -86,7 +90,7 @@ tend() {
     *)
       if [[ ! $started ]]; then started=$SECONDS; fi
       if ((SECONDS - started > LONG_ENOUGH)); then failures=0 setbacks=0; fi
-      sleep "$poll"
+      nap "$poll"
       ;;
   esac
 }
@@ -111,11 +115,12 @@ if [[ $dry_run ]]; then
   create
   setup
   train
-  run gcloud storage cat "$folder/complete.json"
+  marker
   delete
   exit
 fi
 cost
+[[ $folder == gs://* ]] || note "warning: $folder is lost with the slice unless it lies elsewhere: gs://my-bucket/t5 is safe"
 agree "Create it, as often as it takes?"
 
 trap 'note "$name is left as it is, and paid for while it is up: tpu_scripts/delete.sh ends that"; exit 130' INT TERM
@@ -141,7 +146,7 @@ while true; do
       ;;
     *)
       note "$name is $state"
-      sleep "$poll"
+      nap "$poll"
       ;;
   esac
 done

@@ -71,11 +71,14 @@ run() {
 
 tpus() { run gcloud compute tpus "$KIND" "$@"; }
 
+# A machine that was taken away answers nothing, and ssh would wait for it for ever.
+ALIVE=(--ssh-flag=-oConnectTimeout=30 --ssh-flag=-oServerAliveInterval=30)
+
 # Runs a shell command on all workers of all slices.
-on_all() { tpus ssh "$name" "${PLACE[@]}" "${EVERYWHERE[@]}" "--command=$1" --quiet; }
+on_all() { tpus ssh "$name" "${PLACE[@]}" "${EVERYWHERE[@]}" "--command=$1" "${ALIVE[@]}" --quiet; }
 
 # Runs a shell command on one worker (of the first slice), by its number.
-on_worker() { tpus ssh "$name" "${PLACE[@]}" "--worker=$1" "--command=$2" --quiet; }
+on_worker() { tpus ssh "$name" "${PLACE[@]}" "--worker=$1" "--command=$2" "${ALIVE[@]}" --quiet; }
 
 # The state that Google gives the slice (ACTIVE or READY is up), ABSENT where there is none, UNKNOWN if it did not say.
 state() {
@@ -141,6 +144,9 @@ cost() {
     printf "cost: %s x %d: %d chips on %d host(s) at $%.2f a chip-hour (%s): $%.2f an hour, $%.2f a day\n",
       type, slices, slices * chips, slices * hosts, price, tier, hour, 24 * hour
   }'
+  if [[ ! $price ]]; then
+    say "list prices are those of 2025 in the United States; today's: https://cloud.google.com/tpu/pricing (--price=)"
+  fi
 }
 
 # Stops unless the user agrees; --yes has agreed already.

@@ -16,5 +16,5 @@ archive=$folder/t5x_mini.tar.gz
 read -r -a extra <<<"$files"
 run tar -czf "$archive" --exclude=__pycache__ -C "$SCRIPTS/.." \
   README.md LICENSE setup.py pyproject.toml constraints.txt data gin t5x_mini tpu_scripts "${extra[@]}"
-tpus scp "$archive" "$name:" "${PLACE[@]}" "${EVERYWHERE[@]}" --quiet
+tpus scp "$archive" "$name:" "${PLACE[@]}" "${EVERYWHERE[@]}" "${ALIVE[@]/ssh/scp}" --quiet
 on_all "mkdir -p t5x_mini && tar -xzf t5x_mini.tar.gz -C t5x_mini && bash t5x_mini/tpu_scripts/worker_setup.sh"
