@@ -31,7 +31,7 @@ TINY = (
 GLUE = "TRAIN_STEPS_RELATIVE=1 Cosine.warmup_steps=0 BATCH_SIZE=8 EVAL_PERIOD=1 EVAL_STEPS=1 EVAL_LIMIT=8".split()
 
 # What is on the network, which isn't here.
-ELSEWHERE = ("google/", "gs://", "--push_to=")
+ELSEWHERE = ("google/", "gs://", "--push_to=", "--task=c4_files")
 
 
 def blocks(page: pathlib.Path, *languages: str) -> list[str]:
@@ -120,6 +120,10 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
         arguments = [argument.replace("--overfit_one_batch", "--overfit_one_batch=2") for argument in arguments]
     if arguments[0] == "inspect":  # a run's last batch
         arguments = [re.sub(r"--step=\d+", "--step=2", argument) for argument in arguments]
+    if arguments[0] == "plan":  # without the TPU's compiler, which takes minutes
+        of_slice = ("--slices", "--gin_file=gin/hardware/")
+        arguments = [re.sub(r"--topology=\S+", "--topology=cpu", argument) for argument in arguments]
+        arguments = [argument for argument in arguments if not argument.startswith(of_slice)]
     if arguments[0] == "vocab":  # there is little text here
         arguments = [re.sub(r"--size=\d+", "--size=500", argument) for argument in arguments]
     return arguments
