@@ -145,20 +145,28 @@ def measured(made: Plan | None) -> str:
 
 
 def page(chosen: list[Case], folder: Path) -> str:
-    return "\n".join(
-        (
-            "# Plans of T5 1.1 on TPU slices",
-            "",
-            "Made by `python benchmarks/plans.py` on a machine without a TPU; run again, it makes what is missing.",
-            "A row is `t5x-mini plan` of gin/runs/pretrain.gin: Adafactor, 512 + 114 tokens, bfloat16, REMAT = 'full'.",
-            "Memory, FLOPs and what is sent are of one device and one step.",
-            CAVEAT,
-            "",
-            table(chosen, folder),
-            "",
-            measured(read(folder / MEASURED_FILE)),
-        )
-    )
+    versions = {made.notes[-1] for case in chosen if (made := read(folder / case.file_name))}
+    return f"""# Plans of T5 1.1 on TPU slices
+
+{_MADE}
+
+{table(chosen, folder)}
+
+{"; ".join(sorted(versions))}. A row that is not here was not made yet.
+
+{measured(read(folder / MEASURED_FILE))}"""
+
+
+_MADE = f"""\
+Made by `python benchmarks/plans.py` on a machine without a TPU; run again, it makes what is missing. A row is
+`t5x-mini plan` of gin/runs/pretrain.gin: Adafactor, 512 + 114 tokens, bfloat16, REMAT = 'full'. One of them is
+
+```bash
+t5x-mini plan --gin_file=gin/runs/pretrain.gin --gin_file=gin/models/t5_1_1/xl.gin --topology=v5e:4x4 \\
+    --gin.MESH_FSDP=16 --gin.BATCH_SIZE=128 --gin.PRNG_IMPL=rbg
+```
+
+Memory, FLOPs and what is sent are of one device and one step. {CAVEAT}"""
 
 
 def main() -> None:

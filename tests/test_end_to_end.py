@@ -93,7 +93,7 @@ def test_what_is_left_on_disk(trained, name):
     folder, finished = trained[name]
     assert {path.name for path in folder.iterdir()} == {
         *("checkpoints", "metrics.jsonl", "tensorboard", "config.gin", "model-info.txt", "loss.png", "masks.png"),
-        "mixture.png",
+        *("mixture.png", "complete.json"),
     }
     assert steps_on_disk(folder) == [15, 30]
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -315,7 +315,7 @@ def last_step(metrics):
 
 
 @pytest.mark.parametrize(
-    ("prefetch", "kills"), [pytest.param(0, [(30, 90)], marks=pytest.mark.slow), (4, [(1, 8), (30, 90)])]
+    ("prefetch", "kills"), [(4, [(30, 90)]), pytest.param(0, [(1, 8), (30, 90)], marks=pytest.mark.slow)]
 )
 def test_a_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(tiny, uninterrupted, tmp_path, prefetch, kills):
     seed = random.randrange(2**32)
@@ -393,7 +393,7 @@ def test_pmap_trains_and_evaluates_and_a_mesh_goes_on(tiny, trained, tmp_path):
     macros = {"MODEL_DIR": str(folder), "EVAL_PERIOD": 15, "CHECKPOINT_PERIOD": 15}
     finished = tiny.run("train", PARTITIONING="pmap", TRAIN_STEPS=15, **macros)
     assert finished.code == 0, finished.err
-    assert "pmap: data " in finished.out
+    assert "pmap over 8 device(s) (cpu): data 8" in finished.out
     measured = tiny.run("eval", PARTITIONING="pmap", TRAIN_STEPS=15, **macros)
     assert measured.code == 0, measured.err
     assert measured_row(folder / "eval" / "validation-15.json") == evaluation_rows(folder)[-1]

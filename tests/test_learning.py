@@ -59,6 +59,7 @@ def random_batch(run, k):
     }
 
 
+@pytest.mark.slow
 def test_from_the_same_parameters_both_sides_have_the_same_losses(modules, run):
     learning, hf_learning = modules
     ours = learning.Ours(run)

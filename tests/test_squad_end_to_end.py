@@ -120,6 +120,7 @@ def constant_answer(folder):
     return max(metrics.squad(answers, [place] * len(answers))["em"] for place in PLACES)
 
 
+@pytest.mark.slow
 def test_training_writes_scores_and_eval_the_same_ones_with_the_answers(folder):
     finished = run(folder, "train", MODEL_DIR=str(folder / "short"))
     assert finished.code == 0, finished.err

@@ -182,6 +182,7 @@ def test_rows_of_both_kinds_share_batches(workplace, data_feed):
     assert abs(np.mean(sentinels) - expected) < 0.1
 
 
+@pytest.mark.slow
 def test_pretraining_tasks_get_losses_and_glue_tasks_scores_too(workplace):
     folder = workplace / "runs" / "evaluated"
     finished = train("multi_task", folder, FEW, "--gin.TRAIN_STEPS=2", "--gin.EVAL_PERIOD=2", "--gin.EVAL_LIMIT=16")

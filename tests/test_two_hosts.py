@@ -159,6 +159,7 @@ def test_killed_and_resumed_on_two_hosts_every_window_is_seen_exactly_once(folde
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_run_on_tokens_imports_no_tensorflow(folder):
     arguments = ["--gin_file=gin/architectures/encoder_decoder.gin", "--gin.OBJECTIVE=@SpanCorruption()"]
     arguments += ["--gin.TASK_FEATURE_LENGTHS={'inputs': 44, 'targets': 11}", "--gin.TRAIN_STEPS=2"]

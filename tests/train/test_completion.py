@@ -12,6 +12,7 @@ def tiny(tmp_path_factory):
         yield tiny
 
 
+@pytest.mark.slow
 def test_a_run_says_when_it_is_over_and_takes_it_back_when_it_goes_on(tiny, tmp_path, monkeypatch):
     marker = tmp_path / "complete.json"
 
