@@ -105,7 +105,7 @@ def row(case: Case, made: Plan) -> str:
     cells += [f"{size / GIB:.2f}" for size in (memory.parameters, memory.optimizer, memory.temporaries or 0)]
     cells += [f"{memory.total / GIB:.2f} of {memory.available / GIB:.2f}"]
     if made.flops is None:
-        return "| " + " | ".join([*cells, f"no: {dominant(memory)}", "", "", ""]) + " |"
+        return "| " + " | ".join([*cells, "yes" if memory.fits else f"no: {dominant(memory)}", "", "", ""]) + " |"
     sent = sum(one.sent for one in made.collectives)
     times = made.times
     cells += ["yes", f"{made.flops / 1e12:.2f}", f"{sent / 1e9:.2f}"]
@@ -145,14 +145,16 @@ def measured(made: Plan | None) -> str:
 
 
 def page(chosen: list[Case], folder: Path) -> str:
-    versions = {made.notes[-1] for case in chosen if (made := read(folder / case.file_name))}
+    plans = (read(folder / case.file_name) for case in chosen)
+    versions = {note for made in plans if made for note in made.notes if note.startswith("Compiled by")}
     return f"""# Plans of T5 1.1 on TPU slices
 
 {_MADE}
 
 {table(chosen, folder)}
 
-{"; ".join(sorted(versions))}. A row that is not here was not made yet.
+{"; ".join(sorted(versions))}. A row without FLOPs is of a program that jaxlib could not read. A row that is not here
+was not made yet.
 
 {measured(read(folder / MEASURED_FILE))}"""
 
@@ -185,7 +187,7 @@ def main() -> None:
     if not arguments.table:
         make(arguments.folder / MEASURED_FILE, *MEASURED)
     everything = list(cases(list(SLICES), KINDS, ARCHITECTURES))
-    arguments.output.write_text(page(everything, arguments.folder))
+    arguments.output.write_text(page(everything, arguments.folder).rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from t5x_mini.plan.topologies import GIB, Topology
 
 if TYPE_CHECKING:
     from t5x_mini.config import RunConfig
+    from t5x_mini.plan.hlo import Program
     from t5x_mini.train.run import Run
 
 STEPS = ("train", "eval", "decode")
@@ -38,6 +39,11 @@ _PUBLISHED_VOCABULARIES = {
     "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model": 250000,
     "gs://t5-data/vocabs/umt5.256000/sentencepiece.model": 256000,
 }
+
+_UNREADABLE = (
+    "The memory is as compiled; FLOPs, traffic and collectives are not known, as jaxlib {jaxlib} can't read what this "
+    "libtpu wrote ({error}). The libtpu of jax's own extra may do: pip install 'jax[tpu]'"
+)
 
 
 def plan(
@@ -128,6 +134,8 @@ def _answer(files, bindings, search_paths, topology, slices, step) -> Plan:
 
 def compile_plan(config: RunConfig, topology: Topology, slices: int = 1, step: str = "train") -> Plan:
     """`plan` of a configuration that is read already, in this process."""
+    import jax
+
     from t5x_mini.plan.hlo import Program
     from t5x_mini.train.run import assemble
 
@@ -156,28 +164,36 @@ def compile_plan(config: RunConfig, topology: Topology, slices: int = 1, step: s
         short = dataclasses.replace(made.memory, temporaries=max(int(needed) - made.memory.total, 0))
         return dataclasses.replace(made, memory=short, compile_s=round(time.monotonic() - start, 1), notes=tuple(notes))
     seconds = round(time.monotonic() - start, 1)
-    program, needs = Program(compiled.as_text()), compiled.memory_analysis()
+    needs = compiled.memory_analysis()
     memory = dataclasses.replace(
         made.memory,
         temporaries=needs.temp_size_in_bytes + max(needs.output_size_in_bytes - needs.alias_size_in_bytes, 0),
         program=needs.generated_code_size_in_bytes,
-        largest=tuple(program.largest()),
     )
-    flops, traffic, cycles, collectives = program.flops, program.hbm_bytes, program.cycles, program.collectives
-    times = step_times(topology.chip, flops, traffic, cycles, collectives)
+    made = dataclasses.replace(made, memory=memory, compile_s=seconds)
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:  # jaxlib's own reader is older than a newer libtpu
+        notes.append(_UNREADABLE.format(jaxlib=jax.lib.__version__, error=str(error).splitlines()[0]))
+        return dataclasses.replace(made, notes=tuple(notes))
     if slices > 1 and not topology.chip.dcn:
         notes.append(f"What slices of {topology.kind} send to one another takes a time that is not known")
+    return _with_program(dataclasses.replace(made, notes=tuple(notes)), Program(text), topology)
+
+
+def _with_program(made: Plan, program: Program, topology: Topology) -> Plan:
+    """The plan with what the program's text says."""
+    flops, traffic, cycles, collectives = program.flops, program.hbm_bytes, program.cycles, program.collectives
+    times = step_times(topology.chip, flops, traffic, cycles, collectives)
     return dataclasses.replace(
         made,
-        memory=memory,
+        memory=dataclasses.replace(made.memory, largest=tuple(program.largest())),
         flops=flops,
         hbm_bytes=traffic,
         cycles=cycles,
         collectives=collectives,
         times=times,
-        mfu=_mfu(made.model_flops, times, topology, slices),
-        compile_s=seconds,
-        notes=tuple(notes),
+        mfu=_mfu(made.model_flops, times, topology, made.slices),
     )
 
 

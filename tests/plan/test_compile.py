@@ -4,13 +4,16 @@ import importlib.util
 import json
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
 
+from t5x_mini import config
 from t5x_mini.cli import main
 from t5x_mini.errors import UserError
 from t5x_mini.plan import compile as compiler
-from t5x_mini.plan import topologies
+from t5x_mini.plan import report, topologies
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
@@ -133,3 +136,22 @@ def test_other_commands_do_not_load_libtpu():
     code = "import sys, jax; jax.devices(); sys.exit('libtpu' in open('/proc/self/maps').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_of_a_program_that_cannot_be_read_the_memory_is_known(monkeypatch):
+    class Unreadable:
+        def memory_analysis(self):
+            sizes = {"temp": 3 * 2**30, "output": 5, "alias": 5, "generated_code": 7}
+            return types.SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
+
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nmore of it")
+
+    monkeypatch.setattr(compiler, "_devices", lambda topology, slices: jax.devices()[: topology.devices])
+    monkeypatch.setattr(compiler, "_compile", lambda run, step: Unreadable())
+    made = compiler.compile_plan(config.load(FILES, [*SMALL, "MODEL_DIR=none"], ()), topologies.parse("v5e:2x2"))
+    assert made.memory.temporaries == 3 * 2**30
+    assert made.memory.fits
+    assert made.flops is None
+    assert "can't read what this libtpu wrote (INTERNAL: RET_CHECK failure)" in made.notes[-1]
+    assert "fits: " in report.report(made)
