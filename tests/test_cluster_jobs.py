@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t5x_mini import cli_options
+from t5x_mini import cli_options, config
+from t5x_mini.parallel.mesh import mesh_shape
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "tpu_scripts" / "slurm_gpus.sh"
@@ -117,6 +118,14 @@ def test_slurm_options_are_those_that_there_are():
     options = re.findall(r"^#SBATCH --([a-z-]+)", SCRIPT.read_text(), re.MULTILINE)
     check_names(options, SBATCH)
     assert {"requeue", "signal", "open-mode"} <= set(options)
+
+
+def test_the_mesh_of_slurms_example_takes_all_its_gpus():
+    text = SCRIPT.read_text()
+    nodes, tasks = (int(re.search(rf"--{name}=(\d+)", text)[1]) for name in ("nodes", "ntasks-per-node"))
+    files = re.findall(r"--gin_file=(\S+)", text)
+    loaded = config.load(files, ["MODEL_DIR=none"])
+    assert mesh_shape(loaded.partitioning, nodes * tasks) == (nodes, tasks, 1)
 
 
 def test_slurm_queues_the_job_again_until_the_marker_is_there(slurm, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def plan_command(
         raise UserError("Which run is to be planned? Write --gin_file=gin/runs/pretrain.gin.")
     if search and asked.platform != "tpu":
         raise UserError(f"--search compiles, and for {topology} nothing can be compiled here: leave it out.")
+
+    if asked.platform == "tpu":
+        print(f"compiling the {step} step for {topology}; for large models each time takes minutes ...", file=sys.stderr)
 
     def planned(more: Sequence[str] = ()):
         return compiler.plan(files, [*bindings, *more], topology, slices, step, search_paths)
