@@ -164,8 +164,8 @@ Made by `python benchmarks/plans.py` on a machine without a TPU; run again, it m
 `t5x-mini plan` of gin/runs/pretrain.gin: Adafactor, 512 + 114 tokens, bfloat16, REMAT = 'full'. One of them is
 
 ```bash
-t5x-mini plan --gin_file=gin/runs/pretrain.gin --gin_file=gin/models/t5_1_1/xl.gin --topology=v5e:4x4 \\
-    --gin.MESH_FSDP=16 --gin.BATCH_SIZE=128 --gin.PRNG_IMPL=rbg
+t5x-mini plan --gin_file=gin/runs/pretrain.gin --gin_file=gin/models/t5_1_1/xl.gin \\
+    --gin_file=gin/hardware/v5e-16.gin --gin.BATCH_SIZE=128 --topology=v5e:4x4
 ```
 
 Memory, FLOPs and what is sent are of one device and one step. {CAVEAT}"""

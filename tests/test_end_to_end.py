@@ -388,6 +388,7 @@ def measured_row(path):
 # Other ways to share the work
 
 
+@pytest.mark.slow
 def test_pmap_trains_and_evaluates_and_a_mesh_goes_on(tiny, trained, tmp_path):
     folder = tmp_path / "run"
     macros = {"MODEL_DIR": str(folder), "EVAL_PERIOD": 15, "CHECKPOINT_PERIOD": 15}
@@ -529,6 +530,7 @@ def test_pretrain_gin_is_t5s_recipe(c4, tmp_path):
     assert not (tmp_path / "c4").exists()
 
 
+@pytest.mark.slow
 def test_pretrain_gin_runs_on_c4(c4, tiny, tmp_path):
     finished = tiny_runs.run(
         [

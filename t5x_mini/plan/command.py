@@ -38,7 +38,7 @@ def plan_command(
         raise UserError(f"--search compiles, and for {topology} nothing can be compiled here: leave it out.")
 
     if asked.platform == "tpu":
-        print(f"compiling the {step} step for {topology}; for large models each time takes minutes ...", file=sys.stderr)
+        print(f"compiling the {step} step for {topology}; large models take minutes each time ...", file=sys.stderr)
 
     def planned(more: Sequence[str] = ()):
         return compiler.plan(files, [*bindings, *more], topology, slices, step, search_paths)

@@ -35,7 +35,7 @@ def test_a_small_model_on_four_chips(tmp_path, capfd):
     assert "train step on v5e:2x2: prefix_lm" in out
     assert "fits: " in out
     # None of libtpu's warnings.
-    assert err == "compiling the train step for v5e:2x2; for large models each time takes minutes ...\n"
+    assert err == "compiling the train step for v5e:2x2; large models take minutes each time ...\n"
     made = json.loads(written.read_text())
     assert made["mesh"] == {"data": 1, "fsdp": 4, "model": 1}
     assert made["memory"]["fits"] is True

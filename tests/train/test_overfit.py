@@ -18,6 +18,7 @@ def runs(tmp_path_factory):
         yield runs
 
 
+@pytest.mark.slow
 def test_a_batch_is_learned_by_heart(runs, tmp_path):
     finished = runs.run(
         *("train", "--overfit_one_batch=150", "--gin.DROPOUT_RATE=0.5"), MODEL_DIR=str(tmp_path / "run"), BATCH_SIZE=8

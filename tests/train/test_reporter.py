@@ -157,6 +157,7 @@ def test_other_processes_write_nothing_and_still_stop(assembled, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_task_without_held_out_text_trains_without_evaluation(tiny, tmp_path):
     finished = tiny.run(
         "train",
