@@ -55,8 +55,9 @@ setuptools.setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
-        # The compiler for TPUs, for `t5x-mini plan` where there is none.
-        "plan": [LIBTPU.format(">=0.0.42")],
+        # The compiler for TPUs, for `t5x-mini plan` where there is none: that of jax[tpu], as jaxlib can't read what a
+        # newer one writes for v5p and v6e.
+        "plan": [LIBTPU.format("==0.0.42.*")],
         "cuda": ["jax[cuda13]"],
         "hf": ["datasets>=3", "huggingface_hub>=1"],
         "wandb": ["wandb>=0.19"],

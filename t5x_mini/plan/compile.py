@@ -217,8 +217,7 @@ def _devices(topology: Topology, slices: int) -> list:
         import libtpu  # noqa: F401 - JAX loads it
     except ImportError:
         raise UserError(
-            "The compiler for TPUs is not installed. Write pip install 't5x-mini[plan]' (or pip install libtpu, on "
-            "Linux)."
+            "The compiler for TPUs is not installed. Write pip install 't5x-mini[plan]'; it exists for Linux on x86-64."
         ) from None
     from jax.experimental import topologies as jax_topologies
 
