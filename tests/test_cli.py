@@ -334,3 +334,11 @@ def test_output_that_is_not_read_to_its_end_is_no_mistake(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == (b"", 1)
+
+
+def test_the_compiler_for_tpus_says_nothing_where_there_is_no_tpu(tmp_path):
+    command = [sys.executable, "-m", "t5x_mini", "show", "masks", f"--output={tmp_path / 'masks.png'}"]
+    named = {"JAX_PLATFORMS", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE"}
+    environment = {name: value for name, value in os.environ.items() if name not in named}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
