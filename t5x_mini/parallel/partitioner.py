@@ -7,6 +7,7 @@ device holds all of it, so checkpoints need not know which of the two wrote them
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,35 +78,45 @@ def make_partitioner(config: PartitioningConfig, devices: list[jax.Device] | Non
     return PmapPartitioner(devices or jax.devices())
 
 
-class MeshPartitioner:
-    """jit over a mesh: arrays are split as `parallel/sharding.py` says, and XLA adds the collectives."""
+class _OverMesh:
+    """What both kinds have in common: a mesh, whose first axes split a batch's rows.
 
-    axis_name = None
+    Attributes:
+        mesh: all devices.
+        rows: the sharding of a batch.
+        replicated: the sharding of what every device has whole.
+        row_ways: parts that a batch's rows are split into.
+    """
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Mesh, row_axes: tuple[str, ...]):
         self.mesh = mesh
-        self.rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+        self.rows = NamedSharding(mesh, PartitionSpec(row_axes))
         self.replicated = NamedSharding(mesh, PartitionSpec())
-
-    @property
-    def row_ways(self) -> int:
-        """Parts that a batch's rows are split into."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        self.row_ways = math.prod(mesh.shape[axis] for axis in row_axes)
 
     @property
     def row_share(self) -> RowShare:
         """This process's part of a batch's rows, which it gives to `put`."""
         return row_share(self.mesh.devices.reshape(self.row_ways, -1), jax.process_index())
 
+    def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This host's rows of a batch, as global arrays."""
+        return host_batch_to_device(host_batch, self.rows)
+
+
+class MeshPartitioner(_OverMesh):
+    """jit over a mesh: arrays are split as `parallel/sharding.py` says, and XLA adds the collectives."""
+
+    axis_name = None
+
+    def __init__(self, mesh: Mesh):
+        super().__init__(mesh, ("data", "fsdp"))
+
     def shardings(self, shapes: Any, axes: Any) -> Any:
         """The sharding of every array of a tree, given the logical axes in place of each."""
         return jax.tree.map(
             lambda shape, names: NamedSharding(self.mesh, state_spec(names, shape.shape, self.mesh)), shapes, axes
         )
-
-    def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This host's rows of a batch, as global arrays."""
-        return host_batch_to_device(host_batch, self.rows)
 
     def jit(self, function: Callable, in_shardings: tuple, out_shardings: Any, donate: tuple[int, ...] = ()):
         """`function` over the mesh; shardings are trees of NamedSharding."""
@@ -146,7 +157,7 @@ class _InMesh:
             return self._jitted.lower(*args)
 
 
-class PmapPartitioner:
+class PmapPartitioner(_OverMesh):
     """Plain data parallelism: the batch is split over the devices, and each holds the whole state.
 
     The step is mapped with `jax.shard_map`, which is what `jax.pmap` consists of today, and what its documentation
@@ -156,25 +167,11 @@ class PmapPartitioner:
     axis_name = PMAP_AXIS
 
     def __init__(self, devices: list[jax.Device]):
+        super().__init__(Mesh(np.asarray(devices), (PMAP_AXIS,), axis_types=(AxisType.Auto,)), (PMAP_AXIS,))
         self.devices = devices
-        self.mesh = Mesh(np.asarray(devices), (PMAP_AXIS,), axis_types=(AxisType.Auto,))
-        self.rows = NamedSharding(self.mesh, PartitionSpec(PMAP_AXIS))
-        self.replicated = NamedSharding(self.mesh, PartitionSpec())
-
-    @property
-    def row_ways(self) -> int:
-        return len(self.devices)
-
-    @property
-    def row_share(self) -> RowShare:
-        return row_share(self.mesh.devices.reshape(-1, 1), jax.process_index())
 
     def shardings(self, shapes: Any, axes: Any) -> Any:
         return jax.tree.map(lambda _: self.replicated, shapes)
-
-    def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This host's rows of a batch, as global arrays."""
-        return host_batch_to_device(host_batch, self.rows)
 
     def jit(self, function: Callable, in_shardings: tuple, out_shardings: Any, donate: tuple[int, ...] = ()):
         """`function` over the devices; shardings are trees of NamedSharding."""
