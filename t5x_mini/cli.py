@@ -10,17 +10,15 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t5x_mini import cli_options, config_checks
+from t5x_mini import cli_options, config_checks, quiet_libtpu
 from t5x_mini.errors import Terminated, UserError
 
 if TYPE_CHECKING:
     from t5x_mini.feed.config import FeedConfig
 
 _GIN_OPTIONS = ("gin_file", "bindings")
-_GOOGLE = "0x1ae0"  # the PCI vendor of TPUs, by which JAX knows them too
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +35,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     # TensorFlow (which only reads data here) otherwise greets everyone with what it didn't find on the machine.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    _hush_libtpu()
+    quiet_libtpu.hush()
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # not where in the code it was thought of
     try:
         options = _parse(sys.argv[1:] if arguments is None else arguments)
@@ -69,14 +67,6 @@ def _main(arguments: Sequence[str] | None) -> int:
         )
         return 1
     return 0
-
-
-def _hush_libtpu() -> None:
-    """Without these, libtpu, which `plan` needs, complains in every command that this machine has no TPU."""
-    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
-    if not any(vendor.read_text().strip() == _GOOGLE for vendor in vendors):
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 
 
 def _shares_its_run() -> bool:

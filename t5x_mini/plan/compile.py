@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from t5x_mini import quiet_libtpu
 from t5x_mini.errors import UserError
 from t5x_mini.plan import topologies
 from t5x_mini.plan.figures import Memory, Plan, step_times
@@ -101,12 +102,7 @@ def _environment(topology: Topology, slices: int) -> dict[str, str]:
     settings = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     if topology.platform == "tpu":
         # Several may compile at once; and libtpu would look for the machine's TPU, and complain that there is none.
-        return settings | {
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        }
+        return settings | quiet_libtpu.TOLD | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
     forced = f"--xla_force_host_platform_device_count={topology.devices}"
     return settings | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()}
 
