@@ -81,12 +81,14 @@ def cases(sizes: Sequence[str], kinds: Sequence[str], architectures: Sequence[st
                 yield Case(size, architecture, topology, rows)
 
 
-def make(path: Path, files: list[str], bindings: list[str], topology: str) -> None:
+def make(
+    path: Path, files: list[str], bindings: list[str], topology: str, slices: int = 1, step: str = "train"
+) -> None:
     """Plans, unless it has been done."""
     if path.is_file():
         return
     try:
-        found = plan(files, bindings, topology).as_json()
+        found = plan(files, bindings, topology, slices, step).as_json()
     except UserError as error:
         print(json.dumps({"plan": path.name, "error": str(error)}), flush=True)
         return

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from t5x_mini.plan.compile import plan
+import plans
+
+from t5x_mini.plan.figures import Plan
+from t5x_mini.plan.topologies import GIB
 
 _SPLIT_16 = {"BATCH_SIZE": 128, "PRNG_IMPL": "'rbg'", "MESH_DATA": 1, "MESH_FSDP": 16, "REMAT": "'full'"}
 
@@ -32,11 +33,11 @@ class Case:
     model: str = "xl"
     hardware: str | None = None
 
-    def plan(self) -> dict:
+    def make(self, path: Path) -> None:
         files = ["gin/runs/pretrain.gin", f"gin/models/t5_1_1/{self.model}.gin"]
         files += [f"gin/hardware/{self.hardware}.gin"] if self.hardware else []
         bindings = [f"{macro}={value}" for macro, value in self.bindings.items()]
-        return plan(files, bindings, self.topology, self.slices, self.step).as_json()
+        plans.make(path, files, bindings, self.topology, self.slices, self.step)
 
 
 def _saving(step: str = "train", **changes: object) -> Case:
@@ -80,10 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name in arguments.only or CASES:
-        kept = arguments.folder / f"{name}.json"
-        if not kept.is_file():
-            kept.write_text(json.dumps(CASES[name].plan(), indent=1))
-            print(f"{name}: done", file=sys.stderr, flush=True)
+        CASES[name].make(arguments.folder / f"{name}.json")
     for cases in (SAVINGS, HARDWARE):
         print(
             "\n| plan | state | temporaries | total, GiB | fits | TFLOP a device | million cycles |\n"
@@ -91,19 +89,17 @@ def main() -> None:
             + "|"
         )
         for name in cases:
-            kept = arguments.folder / f"{name}.json"
-            if kept.is_file():
-                print(row(name, json.loads(kept.read_text())))
+            if made := plans.read(arguments.folder / f"{name}.json"):
+                print(row(name, made))
 
 
-def row(name: str, found: Mapping) -> str:
+def row(name: str, made: Plan) -> str:
     """A line of a table: memory of one device, and what it computes in a step. A blank was not compiled."""
-    memory = found["memory"]
-    state = memory["parameters"] + memory["optimizer"] + memory["batch"]
-    sizes = [state, memory["temporaries"], memory["total"]]
-    cells = ["" if size is None else f"{size / 2**30:.2f}" for size in sizes]
-    cells.append({True: "yes", False: "no", None: ""}[memory["fits"]])
-    cells += [f"{found['flops'] / 1e12:.1f}", f"{found['cycles'] / 1e6:.0f}"] if found["flops"] else ["", ""]
+    memory = made.memory
+    sizes = [memory.parameters + memory.optimizer + memory.batch, memory.temporaries, memory.total]
+    cells = ["" if size is None else f"{size / GIB:.2f}" for size in sizes]
+    cells.append({True: "yes", False: "no", None: ""}[memory.fits])
+    cells += [f"{made.flops / 1e12:.1f}", f"{made.cycles / 1e6:.0f}"] if made.flops else ["", ""]
     return "| " + " | ".join([name, *cells]) + " |"
 
 
