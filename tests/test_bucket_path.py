@@ -87,6 +87,13 @@ def test_removing(root):
             remove()
 
 
+def test_another_name_takes_the_place_of_what_had_it(root):
+    (root / "a").write_bytes(b"new")
+    (root / "b").write_bytes(b"old")
+    assert (root / "a").replace(root / "b") == root / "b"
+    assert (root / "b").read_bytes() == b"new" and not (root / "a").exists()
+
+
 def test_a_whole_bucket_is_not_removed(root, files):
     (root / "a").write_bytes(b"1")
     with pytest.raises(ValueError, match="is a whole bucket"):

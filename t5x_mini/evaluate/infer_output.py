@@ -103,7 +103,7 @@ class Output:
                 f"{self._partial} has {lines:,} lines for {self._rows:,} rows: another command writes to it, or the "
                 f"hosts don't see one folder. Let one at a time write there, and begin again: rm {self.path}*"
             )
-        _rename(self._partial, self.path)
+        self._partial.replace(self.path)
         _remove(parts)
 
     def _append(self, lines: Iterator[bytes], done: int) -> int:
@@ -211,11 +211,3 @@ def _truncate(path: pathlib.Path, lines: int) -> None:
             file.readline()
         file.truncate(file.tell())
         os.fsync(file.fileno())
-
-
-def _rename(path: pathlib.Path, name: pathlib.Path) -> None:
-    if is_remote(path):  # no bucket renames
-        name.write_bytes(path.read_bytes())
-        path.unlink()
-    else:
-        os.replace(path, name)
