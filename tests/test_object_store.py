@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import time
 import fake_servers
 import pytest
 import tiny_runs
+from processes import free_port
 
 from t5x_mini.checkpoint.steps import best_step, steps_of
 from t5x_mini.storage import to_path
@@ -155,11 +155,8 @@ def test_two_processes_train_in_a_bucket_and_go_on_in_a_copy_of_it(store):
     """A copy as it is made from a disk where an older Orbax wrote: no file says that a checkpoint is complete."""
     folder = f"gs://{BUCKET}/two"
     for steps in (10, 20):
-        with socket.socket() as server:
-            server.bind(("localhost", 0))
-            port = server.getsockname()[1]
         words = store.arguments("train", MODEL_DIR=folder, TRAIN_STEPS=steps, **MACROS)
-        words += [f"--coordinator=localhost:{port}", "--num_processes=2"]
+        words += [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
         devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
         started = [store.start([*words, f"--process_id={k}"], **devices) for k in range(2)]
         for process in started:

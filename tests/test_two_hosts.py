@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import free_port
 
 from t5x_mini import cli
 from t5x_mini.train.metrics import read_metrics
@@ -106,12 +106,6 @@ def finish(folder, life, processes):
     outputs = [(folder / f"{life}-{index}.out").read_text() for index in range(len(processes))]
     assert codes == [0] * len(processes), "\n".join(outputs)
     return outputs
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
 
 
 def windows_of(folder, life, steps):

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_runs
+from processes import free_port
 from tiny_runs import TASKS
 
 from t5x_mini.checkpoint import source
@@ -284,12 +284,6 @@ def kill_after(processes, folder, lines):
         process.send_signal(signal.SIGKILL)
     codes = [process.wait() for process in processes]
     assert codes == [-signal.SIGKILL] * len(processes), (folder / "0.out").read_text()
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
 
 
 @pytest.mark.slow

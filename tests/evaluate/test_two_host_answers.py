@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_two_hosts import free_port
+from processes import free_port
 
 TESTS = Path(__file__).parents[1]
 
