@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5x_mini import config_checks, gin_files, resources
+from t5x_mini.checkpoint.steps import FOLDER
 from t5x_mini.configurables import (
     DEFINITIONS,
     SCOPED,
@@ -144,7 +145,7 @@ def _checkpoint_named(builder: _Builder, training: bool) -> str | None:
     if training:
         return value("TrainConfig", "initial_checkpoint_path")
     model_dir = value("TrainConfig", "model_dir")
-    has_some = isinstance(model_dir, str) and (to_path(model_dir) / "checkpoints").exists()
+    has_some = isinstance(model_dir, str) and (to_path(model_dir) / FOLDER).exists()
     return value("EvaluateConfig", "checkpoint_path") or (model_dir if has_some else None)
 
 

@@ -43,6 +43,15 @@ class RunConfig:
     evaluate: EvaluateConfig
     decoding: DecodingConfig = DecodingConfig()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every field of every part: `{'TrainConfig.train_steps': 300, ...}`."""
+        return {
+            f"{type(part).__name__}.{field.name}": getattr(part, field.name)
+            for part in vars(self).values()
+            for field in dataclasses.fields(part)
+        }
+
 
 @functools.cache
 def configurables() -> dict[str, type]:

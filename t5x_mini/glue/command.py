@@ -6,7 +6,6 @@ goes on, and what was begun with other settings is refused.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -255,11 +254,6 @@ def _refuse_changes(folder: Path, before: RunConfig, now: RunConfig) -> None:
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
-    """`{'TrainConfig.train_steps': 300, ...}`, without folders, which may have been moved."""
-    parts = {type(part).__name__: part for part in vars(config).values()}
-    found = {
-        f"{owner}.{field.name}": getattr(part, field.name)
-        for owner, part in parts.items()
-        for field in dataclasses.fields(part)
-    }
-    return {name: value for name, value in found.items() if name not in _FOLDERS} | {"RunConfig": tuple(parts)}
+    """`RunConfig.settings` and the parts they are of, without folders, which may have been moved."""
+    kept = {name: value for name, value in config.settings.items() if name not in _FOLDERS}
+    return kept | {"RunConfig": tuple(type(part).__name__ for part in vars(config).values())}

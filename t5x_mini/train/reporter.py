@@ -119,8 +119,7 @@ class Reporter:
         self._stop_unless_finite(step, row)
 
     def sync(self) -> None:
-        """Reports what is pending, and returns once all that was reported is where it belongs."""
-        self.flush()
+        """Returns once all that was reported is where it belongs; what is pending (`flush`) is not."""
         if self._writer:
             self._writer.sync()
 

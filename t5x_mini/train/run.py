@@ -76,7 +76,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     Raises:
         UserError: for a task, mesh or batch size that cannot be.
     """
-    hosts.check_same(_settings(config))
+    hosts.check_same({name: repr(value) for name, value in config.settings.items()})
     loss.check_normalizing_factor(config.loss.normalizing_factor)
     _check_folders(config)
     partitioner = make_partitioner(config.partitioning, devices)
@@ -85,8 +85,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     if config.model.vocab_size is None:  # after all that can be refused without importing TensorFlow
         vocab_size, vocabulary = feeds.model_vocab_size(config.feed), feeds.vocabulary_id(config.feed)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
-    ways = 1 if config.partitioning.kind == "pmap" else partitioner.mesh.shape["model"]
-    loss.check_vocab_blocks(config.model.vocab_size, config.loss.blocks, ways)
+    loss.check_vocab_blocks(config.model.vocab_size, config.loss.blocks, partitioner.mesh.shape.get("model", 1))
     total_steps = _total_steps(config)
     config = dataclasses.replace(config, schedule=schedules.resolve(config.schedule, total_steps))
     shapes = jax.eval_shape(lambda: state.create(config.model, config.optimizer, config.train))
@@ -115,15 +114,6 @@ def first_step(train: TrainConfig, origin: Origin | None = None) -> int:
 
         origin = open_source(train.initial_checkpoint_path).origin
     return origin.step or 0
-
-
-def _settings(config: RunConfig) -> dict[str, str]:
-    parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {
-        f"{type(part).__name__}.{field.name}": repr(getattr(part, field.name))
-        for part in parts.values()
-        for field in dataclasses.fields(part)
-    }
 
 
 def _check_folders(config: RunConfig) -> None:
