@@ -23,7 +23,7 @@ glue: $(VENV)/installed
 		--output=runs/tiny_glue --from_scratch --seeds=3
 
 test: $(VENV)/dev
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python -m pytest -n 2 --max-worker-restart=1 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

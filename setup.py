@@ -68,6 +68,7 @@ setuptools.setup(
             "hypothesis>=6",
             LIBTPU.format("==0.0.52"),  # figures in the tests are this one's
             "pytest>=8",
+            "pytest-timeout>=2.3",
             "pytest-xdist>=3",
             "PyYAML>=6",
             "ruff>=0.12",
