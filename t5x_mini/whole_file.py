@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def write_whole(path: Path, content: str | bytes | Iterable[str]) -> None:
         path.write_bytes(b"".join(encoded))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")  # two processes may write the same file
+    # Two processes, or threads, may write the same file.
+    draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.draft")
     try:
         with draft.open("wb") as file:
             file.writelines(encoded)

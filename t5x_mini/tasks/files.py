@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from t5x_mini.errors import UserError
 from t5x_mini.tasks import installed_docs
+from t5x_mini.whole_file import write_whole
 
 FORMATS = (".txt", ".tsv", ".jsonl", ".json", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
@@ -119,11 +120,7 @@ def write_bytes(path: str, data: bytes) -> None:
     if is_remote(path):
         _remote().write_bytes(path, data)
         return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    draft.write_bytes(data)
-    draft.replace(target)
+    write_whole(Path(path), data)
 
 
 def open_raw(path: str) -> BinaryIO:
