@@ -9,9 +9,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from t5x_mini.evaluate.metrics import glue_average
+from t5x_mini.parallel import plain
 from t5x_mini.train.metrics import LOSS
 
 
+@plain.told
 @dataclasses.dataclass(frozen=True)
 class Results:
     """One evaluation of one checkpoint.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -14,6 +13,7 @@ from jax._src import distributed  # JAX's own services have no public barrier
 from jax.experimental import multihost_utils
 
 from t5x_mini.errors import UserError
+from t5x_mini.parallel import plain
 
 T = TypeVar("T")
 _SHOWN = 5
@@ -23,14 +23,17 @@ _numbers = itertools.count()  # JAX wants another name for each time
 
 
 def gather(value: T) -> list[T]:
-    """Every host's value, in the hosts' order, on all of them; all call it together. Values may be of any size."""
+    """Every host's value, in the hosts' order, on all of them; all call it together.
+
+    Values are plain (`plain.to_bytes`), and may be of any size.
+    """
     if jax.process_count() == 1:
         return [value]
     wait_for_all("something to share")
-    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    data = np.frombuffer(plain.to_bytes(value), np.uint8)
     sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(data))))
     rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) - len(data))))
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    return [plain.from_bytes(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
 def check_same(settings: Mapping[str, str]) -> None:
@@ -64,16 +67,16 @@ def on_first(function: Callable[[], T]) -> T:
     Raises:
         UserError: that the function raises there, on all of them.
     """
-    found: tuple[T | None, UserError | None] = (None, None)
+    found: tuple[T | None, str | None] = (None, None)
     if jax.process_index() == 0:
         try:
             found = function(), None
         except UserError as raised:
-            found = None, raised
+            found = None, str(raised)
     value, error = gather(found)[0]
     if error is None:
         return value
-    raise error if jax.process_index() == 0 else UserError("Nothing is written; the first host says why.")
+    raise UserError(error if jax.process_index() == 0 else "Nothing is written; the first host says why.")
 
 
 def say(text: str) -> None:
