@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t5x_mini.checkpoint.manager import locate
+from t5x_mini.checkpoint.locate import locate
 from t5x_mini.checkpoint.run_item import identity
 from t5x_mini.checkpoint.source import open_source
 from t5x_mini.feed.config import T5_LENGTHS

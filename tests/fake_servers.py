@@ -15,10 +15,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
     generations: dict[str, int]  # of files that were written here
     requests: list[str]
     with_ranges = True
+    fault = staticmethod(lambda method, path: None)
     wbufsize = -1  # an answer in one packet: the operating system delays the second one
 
     def log_message(self, *_):
         pass
+
+    def parse_request(self):
+        """Answers itself where the server is told to fail."""
+        if not super().parse_request():
+            return False
+        status = self.fault(self.command, urllib.parse.unquote(self.path))
+        if status is not None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send(status, b"told to fail")
+            self.wfile.flush()
+        return status is None
 
     def do_HEAD(self):
         self.do_GET()
@@ -111,14 +123,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # of the default 5, TensorStore's many requests at once fill all, and wait for seconds
+
+
 @contextlib.contextmanager
-def serving(files, with_ranges=True):
-    """Serves `{path: bytes}`; gives (address, list of requests). GCS paths begin with their bucket."""
+def serving(files, with_ranges=True, fault=Handler.fault):
+    """Serves `{path: bytes}`; gives (address, list of requests). GCS paths begin with their bucket.
+
+    `fault` gives the status of an error for a request's method and path, or None.
+    """
     requests = []
     state = {"generations": {}, "counter": itertools.count(1), "lock": threading.Lock()}
     handler = type("Handler", (Handler,), {"files": files, "requests": requests, "with_ranges": with_ranges} | state)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+    handler.fault = staticmethod(fault)
+    with Server(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", requests
         server.shutdown()

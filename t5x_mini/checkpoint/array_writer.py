@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from t5x_mini.checkpoint import layout
-from t5x_mini.checkpoint.manager import FOLDER
+from t5x_mini.checkpoint import layout, manifest, steps
+from t5x_mini.checkpoint.manifest import Manifest
 from t5x_mini.checkpoint.run_item import RunItem
+from t5x_mini.checkpoint.steps import FOLDER
 
 # Arrays are written together up to this size: each batch ends with waiting for the disk.
 _BATCH_BYTES = 256 << 20
@@ -27,7 +30,7 @@ def write(
 ) -> None:
     """Writes `run_dir/checkpoints/<step>` without a random key and a position: runs start from it, and none goes on.
 
-    Until it is complete it has another name, and what an interrupted call left is removed by the next.
+    What an interrupted call leaves is no checkpoint, and is removed by the next.
 
     Args:
         run_dir: the folder of a run.
@@ -47,7 +50,9 @@ def write(
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, create=True, cleanup_tmp_directories=True)
     with ocp.CheckpointManager(epath.Path(run_dir).absolute() / FOLDER, options=options, item_handlers=handlers) as to:
         state, item = ocp.args.PyTreeSave(layout.nest(unread)), ocp.args.JsonSave(run.to_json())
-        to.save(step, args=ocp.args.Composite(state=state, run=item), force=True)
+        to.save(step, args=ocp.args.Composite(state=state, run=item), custom_metadata=steps.MARK, force=True)
+    folder = pathlib.Path(run_dir) / FOLDER / str(step)
+    manifest.write(folder, Manifest(manifest.entries(folder, manifest.paths(folder)), saved_at=time.time()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,18 +7,20 @@ spiece.model         the vocabulary, where it is a SentencePiece model
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from t5x_mini.checkpoint import array_writer, manager, run_item
+from t5x_mini.checkpoint import array_writer, run_item, steps
 from t5x_mini.checkpoint.run_item import RunItem, Training
-from t5x_mini.checkpoint.source import Kind, Origin, Source, open_source
+from t5x_mini.checkpoint.source import Finite, Kind, Origin, Source, open_source
 from t5x_mini.errors import UserError
 from t5x_mini.model.config import Architecture
 from t5x_mini.tasks import files, vocabularies
@@ -64,20 +66,19 @@ def import_checkpoint(
     step = _step(origin, step)
     names = [name for name in source.shapes if name.startswith(("params/", "opt_state/"))]
 
-    folder.mkdir(parents=True, exist_ok=True)
-    if _has_file(found):
-        files.write_bytes(str(folder / VOCABULARY), Path(found.path).read_bytes())
-    config = _config_gin(origin, folder, found)
-    files.write_bytes(str(folder / CONFIG), config.encode())
-    # Last, so that what has a checkpoint has everything.
-    with tqdm(total=len(names), desc="Importing", unit=" arrays") as progress:
-        array_writer.write(
-            str(folder),
-            step or 0,
-            {name: source.shapes[name] for name in names},
-            _counted(source, progress),
-            _run(origin, found, step is not None),
-        )
+    with _draft_of(folder) as draft:
+        if _has_file(found):
+            files.write_bytes(str(draft / VOCABULARY), Path(found.path).read_bytes())
+        config = _config_gin(origin, folder, found)
+        files.write_bytes(str(draft / CONFIG), config.encode())
+        with tqdm(total=len(names), desc="Importing", unit=" arrays") as progress:
+            array_writer.write(
+                str(draft),
+                step or 0,
+                {name: source.shapes[name] for name in names},
+                _counted(source, progress),
+                _run(origin, found, step is not None),
+            )
     _tell(source, folder, step, found, [*origin.notes, *note])
     return str(folder)
 
@@ -86,7 +87,7 @@ def _open(path: str, kind: Kind, architecture: Architecture | None) -> Source:
     if kind == "t5x":
         from t5x_mini.checkpoint.t5x_format import T5XSource
 
-        return T5XSource(path, architecture)
+        return Finite(T5XSource(path, architecture))
     if architecture:
         raise UserError("Only T5X's checkpoints don't say their architecture: leave out --architecture.")
     return open_source(path, kind)
@@ -134,11 +135,11 @@ def _name(path: str) -> str:
 
 
 def _folder(output: str, overwrite: bool) -> Path:
-    """The folder to write to, without an earlier import."""
+    """The folder to write to, in which there is nothing, or an earlier import that may be replaced."""
     if files.is_remote(output):
         raise UserError(f"A checkpoint is imported into a local folder, and not to {output}.")
     folder = Path(output).expanduser()
-    checkpoints = folder / manager.FOLDER
+    checkpoints = folder / steps.FOLDER
     if any(checkpoints.glob("*/position")):
         raise UserError(f"{folder} holds a run with checkpoints of its own. Write another folder: --output=runs/NAME")
     held = {child.name for child in folder.iterdir()} if folder.exists() else set()
@@ -149,15 +150,34 @@ def _folder(output: str, overwrite: bool) -> Path:
             f"{checkpoints} holds {foreign[0]}, which is no checkpoint of ours: nothing in it is touched. Write "
             "another folder: --output=runs/NAME"
         )
-    complete = any(name.isdigit() for name in inside)
-    if (complete or held - {CONFIG, VOCABULARY, manager.FOLDER}) and not overwrite:
+    if (steps.steps_of(folder) or held - {CONFIG, VOCABULARY, steps.FOLDER}) and not overwrite:
         raise UserError(
             f"{folder} is there already, with {', '.join(sorted(held)[:4])}. Write another folder, "
             "--output=runs/NAME, or --overwrite to replace what an import wrote there."
         )
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    (folder / VOCABULARY).unlink(missing_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def _draft_of(folder: Path) -> Iterator[Path]:
+    """A folder beside it, whose content takes the place of an earlier import's at the end; or, after errors, goes."""
+    made = [parent for parent in folder.absolute().parents if not parent.exists()]
+    draft = folder.absolute().with_name(f".{folder.name}.importing")
+    shutil.rmtree(draft, ignore_errors=True)  # of an import that was killed
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder / steps.FOLDER, ignore_errors=True)
+        (folder / VOCABULARY).unlink(missing_ok=True)
+        # The checkpoint last, so that what has one has everything.
+        for child in sorted(draft.iterdir(), key=lambda child: child.name == steps.FOLDER):
+            child.replace(folder / child.name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is something in it
+            for parent in made:
+                parent.rmdir()
 
 
 # ------------------------------------------------------------------------------------------------- the vocabulary

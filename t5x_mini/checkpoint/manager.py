@@ -1,12 +1,15 @@
 """Saving and restoring runs: Orbax's CheckpointManager, async, with the state and the data position in one save.
 
-A checkpoint is a folder `checkpoints/<step>` with three items, and a fourth where it was the best so far:
+A checkpoint is a folder `checkpoints/<step>` with three items,
 
     state      step, parameters, optimiser state and random key, as `layout.py` lays them out
     position   where every host's stream of batches stood, after the last batch that was trained on
     run        JSON: what the model is and which vocabulary it was trained on, so that a checkpoint of another model, or
                one that reads other words into the same ids, is refused with the reason (`run_item.py`)
-    metrics    JSON: the metric that the run chooses by, and its value. The newest checkpoint that has it is the best
+
+and `manifest.json`, written last: sizes and checksums of all files, and the metrics of the step (`manifest.py`). What
+follows the arrays happens in a thread behind the steps (`finishing.py`): the manifest, and then the removal of what
+isn't kept (`retention.py`). Orbax would remove it before.
 
 An imported checkpoint has no position, no random key and perhaps no optimiser state: runs start from it, and none goes
 on in its folder.
@@ -14,13 +17,11 @@ on in its folder.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import logging
-import math
-import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import orbax.checkpoint as ocp
@@ -28,22 +29,36 @@ from etils import epath
 from orbax.checkpoint._src.path import gcs_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from t5x_mini.checkpoint import layout, run_item
+from t5x_mini import storage_errors
+from t5x_mini.checkpoint import layout, manifest, manifest_of_hosts, retention, run_item, steps
 from t5x_mini.checkpoint.config import CheckpointConfig
+from t5x_mini.checkpoint.finishing import Finishing
+from t5x_mini.checkpoint.manifest import Problem
 from t5x_mini.checkpoint.position_handler import PositionHandler, PositionRestore, PositionSave
 from t5x_mini.checkpoint.run_item import RunItem, Training
-from t5x_mini.checkpoint.steps import FOLDER, best_step, declare_complete, steps_of
-from t5x_mini.errors import UserError
+from t5x_mini.checkpoint.steps import FOLDER
+from t5x_mini.errors import SaveError, UserError
 from t5x_mini.model.config import TransformerConfig
+from t5x_mini.parallel import hosts
 from t5x_mini.parallel.hosts import wait_for_all
 from t5x_mini.parallel.partitioner import Partitioner
 from t5x_mini.storage import is_remote, to_path
 from t5x_mini.train.state import TrainState
 
-BEST = "best"
+_DRAFT = "orbax-checkpoint-tmp"  # behind the name of what is being saved
 
-for _name in ("absl", "orbax"):  # Orbax reports every phase of every save, and warns of what was asked for
-    logging.getLogger(_name).setLevel(logging.ERROR)
+# Orbax reports every phase of every save, warns of what was asked for, and logs what it raises; so does asyncio.
+for _name in ("absl", "orbax", "asyncio"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def _show_unless_of_a_closed_loop(kind: type[BaseException], error: BaseException, *rest: object) -> None:
+    # Once a write has failed, Orbax closes the event loop, and TensorStore prints a traceback for each other one.
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        _show(kind, error, *rest)
+
+
+_show, sys.excepthook = sys.excepthook, _show_unless_of_a_closed_loop
 
 # Orbax would ask Google's own client whether a bucket keeps folders, to remove empty ones. `BucketPath` sees none.
 gcs_utils.is_hierarchical_namespace_enabled = lambda path: False
@@ -56,21 +71,6 @@ class Restored:
     state: TrainState
     position: bytes
     step: int
-
-
-@dataclasses.dataclass(frozen=True)
-class BestSoFar:
-    """Why a checkpoint is the best of its run.
-
-    Attributes:
-        metric: `BEST_METRIC`.
-        value: of it, as it is reported.
-        rank: more is better.
-    """
-
-    metric: str
-    value: float
-    rank: float
 
 
 class Checkpoints:
@@ -89,20 +89,21 @@ class Checkpoints:
         Args:
             vocabulary: what tells the run's from others (`feeds.vocabulary_id`); None: not known, and not checked.
             vocabulary_source: how to read it again (`feeds.vocabulary_source`), for those who find the checkpoint.
-            best_metric: what the best checkpoint is chosen by; it is kept beside the newest ones.
+            best_metric: what the best checkpoints are chosen by, which are kept beside the newest ones: one of the
+                metrics that they are saved with.
         """
         self._vocabulary, self._vocabulary_source = vocabulary, vocabulary_source
-        self.directory = epath.Path(to_path(run_dir)).absolute() / FOLDER
-        if config and is_remote(self.directory):
+        self._run_dir, self._config = to_path(run_dir).absolute(), config or CheckpointConfig()
+        self._metric = best_metric
+        self.directory = epath.Path(self._run_dir) / FOLDER
+        is_here = jax.process_index() == 0 and not is_remote(self.directory)
+        self._made_folder = config is not None and is_here and not self.directory.exists()
+        if config:
             if jax.process_index() == 0:
-                declare_complete(self.directory)
+                self._tidy()
             wait_for_all(f"{self.directory} is looked through")
-        rank = functools.partial(_rank, metric=best_metric)
-        best = preservation_policy.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
-        newest = preservation_policy.LatestN(config.keep if config else None)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy([newest, best]) if best_metric else newest,
-            best_fn=rank,  # without it, Orbax neither writes nor reads metrics
+            preservation_policy=preservation_policy.PreserveAll(),
             create=config is not None,
             read_only=config is None,
             cleanup_tmp_directories=config is not None,
@@ -115,15 +116,65 @@ class Checkpoints:
         }
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         self._take_apart: Callable[[TrainState], layout.Tree] | None = None  # jitted at the first save
+        self._begun: int | None = None  # the step of the last save
+        self._finishing = Finishing(self._run_dir, self._config, best_metric)
+        self._verified: int | None = None
+        self._damaged: list[int] = []  # that are newer
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint's step; None where there is none."""
-        return self._manager.latest_step()
+        return max(steps.steps_of(self._run_dir), default=None)
 
-    def best(self) -> tuple[int, BestSoFar] | None:
-        """The best checkpoint's step, and why it is that; None where none was chosen."""
-        step = best_step(self.directory)
-        return None if step is None else (step, BestSoFar(**self._manager.metrics(step)))
+    def run_item(self, step: int) -> RunItem:
+        """What a checkpoint says of itself."""
+        return RunItem.from_json(
+            self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        )
+
+    def newest_good(self) -> int | None:
+        """The newest checkpoint whose bytes are all as they were written; None where there is none at all.
+
+        Damaged ones that are newer are said, and `restore` of the good one sets them aside. All hosts call it together,
+        and each reads a part. Checkpoints of earlier versions have nothing to compare with: they pass.
+
+        Raises:
+            UserError: none is good; the newest is not, and the run is to stop then (`CheckpointConfig.on_damage`).
+        """
+        there = hosts.on_first(lambda: steps.steps_of(self._run_dir))
+        damaged: dict[int, list[Problem]] = {}
+        self._verified, self._damaged = None, []
+        for step in reversed(there):
+            found = manifest_of_hosts.problems(self._run_dir / FOLDER / str(step))
+            if not found:
+                if found is None:
+                    hosts.say(manifest_of_hosts.unverified(self._run_dir / FOLDER / str(step)))
+                self._verified, self._damaged = step, list(damaged)
+                return step
+            damaged[step] = found
+            if self._config.on_damage == "fall_back":
+                hosts.say(manifest.damage(self._run_dir / FOLDER / str(step), found))
+            if self._config.on_damage == "stop":
+                break
+        if damaged:
+            raise UserError(self._refusal(damaged, there))
+        return None
+
+    def discard_after(self, step: int) -> None:
+        """Sets newer checkpoints aside, in `abandoned_checkpoints`, so that their steps can be saved again. All hosts
+        call it together, with no save on its way."""
+        self._move([newer for newer in steps.numbered(self._run_dir) if newer > step], steps.ABANDONED)
+
+    def best(self) -> list[tuple[int, float]]:
+        """Steps and values of the checkpoints that the run's metric is known of, the best first."""
+        known = steps.manifests(self._run_dir)
+        metrics = {step: one.metrics for step, one in known.items()}
+        return [(step, metrics[step][self._metric]) for step in retention.ranked(metrics, self._metric)]
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds what was measured of a checkpoint after it was saved. One of an earlier version stays as it is."""
+        if jax.process_index() == 0 and (known := manifest.read(self._run_dir / FOLDER / str(step))):
+            more = dataclasses.replace(known, metrics={**known.metrics, **metrics}, best_metric=self._metric)
+            manifest.write(self._run_dir / FOLDER / str(step), more)
 
     def save(
         self,
@@ -132,25 +183,34 @@ class Checkpoints:
         model: TransformerConfig,
         partitioner: Partitioner,
         training: Training | None = None,
-        best: BestSoFar | None = None,
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Starts a save and returns once the arrays are copied; the files are written behind the next steps.
 
-        `best` marks it as the best so far: it stays until a better one is saved.
+        Args:
+            metrics: what was logged of the step, by name; the best checkpoints are chosen by one of them.
+
+        Raises:
+            SaveError: it can't be saved, or the one before could not be; either way this one is not begun. It may be
+                tried again, and other checkpoints are as they were.
         """
         if self._take_apart is None:
             shapes = layout.shapes_on_disk(_with_sharding(state))
             self._take_apart = partitioner.jit(layout.to_disk, None, jax.tree.map(lambda shape: shape.sharding, shapes))
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(self._take_apart(state)),
-                position=PositionSave(position),
-                run=self._run_item(model, training),
-            ),
-            metrics=best and dataclasses.asdict(best),
-            force=True,
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(self._take_apart(state)),
+            position=PositionSave(position),
+            run=self._run_item(model, training),
         )
+        with self._clearing_up():
+            self._settle()
+            self._begun = int(state.step)
+            self._manager.save(self._begun, args=items, custom_metadata=steps.MARK, force=True)
+            self._finishing.start(self._begun, dict(metrics or {}), self._manager.wait_until_finished)
+
+    def is_saving(self) -> bool:
+        """Whether files of a save that was started are still being written."""
+        return self._finishing.is_running or self._manager.is_saving_in_progress()
 
     def restore(
         self,
@@ -162,21 +222,97 @@ class Checkpoints:
     ) -> Restored:
         """Reads a checkpoint into the given shardings, whatever mesh, pmap or scan it was saved under.
 
+        Damaged ones, if `newest_good` found any that are newer, go to `damaged_checkpoints`, beside `checkpoints`.
+
         Raises:
-            UserError: where it holds another model, or another optimiser's state.
+            UserError: where it is damaged, or holds another model, or another optimiser's state.
         """
+        if step != self._verified:
+            manifest_of_hosts.require(self._run_dir / FOLDER / str(step))
         self._check_run(step, model)
         self._check_arrays(step, shapes)
         state = self._read(step, shapes, shardings, partitioner)
         position = self._manager.restore(step, args=ocp.args.Composite(position=PositionRestore()))["position"]
+        self._set_damaged_aside(step)
         return Restored(state, position, step)
 
     def wait(self) -> None:
-        """Returns once all started saves are complete on disk; raises what went wrong in them."""
-        self._manager.wait_until_finished()
+        """Returns once all started saves are complete on disk. Raises SaveError where one could not be completed."""
+        with self._clearing_up():
+            self._settle()
 
     def close(self) -> None:
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+            if self._made_folder:
+                with contextlib.suppress(OSError):
+                    (self._run_dir / FOLDER).rmdir()  # empty: a start that was refused leaves no empty folder
+
+    def _settle(self) -> None:
+        """Returns once the last save is complete, or raises what went wrong in it, once."""
+        try:
+            self._manager.wait_until_finished()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the same once more
+                self._finishing.wait()
+            raise
+        self._finishing.wait()
+
+    def _tidy(self) -> None:
+        for step in steps.remove_interrupted(self._run_dir):
+            hosts.say(f"removed what an interrupted save left of step {step}")
+        if is_remote(self._run_dir):
+            steps.declare_complete(self._run_dir / FOLDER)
+
+    def _set_damaged_aside(self, good: int) -> None:
+        """Moves damaged checkpoints out of the way of those that are saved once more, and says so."""
+        damaged, self._damaged = self._damaged, []
+        if damaged:
+            self._move(damaged, steps.DAMAGED)
+            hosts.say(
+                f"The newest good checkpoint is that of step {good}; what is damaged is in "
+                f"{self._run_dir / steps.DAMAGED} now."
+            )
+
+    def _move(self, some: Sequence[int], where: str) -> None:
+        hosts.on_first(lambda: [str(steps.set_aside(self._run_dir, step, where)) for step in some])
+        self._manager.reload()
+
+    def _refusal(self, damaged: Mapping[int, list[Problem]], there: Sequence[int]) -> str:
+        newest = max(damaged)
+        text = manifest.damage(self._run_dir / FOLDER / str(newest), damaged[newest])
+        if len(damaged) == len(there):
+            others = f"So are the others ({', '.join(map(str, there[:-1]))}), and n" if len(there) > 1 else "N"
+            return (
+                f"{text}\n{others}othing was changed. Copy them once more from where they came from, or begin afresh: "
+                "--gin.MODEL_DIR=runs/another_name"
+            )
+        return (
+            f"{text}\nTo go on from the newest good checkpoint, and set this one aside, write "
+            "--gin.ON_DAMAGED_CHECKPOINT=fall_back"
+        )
+
+    @contextlib.contextmanager
+    def _clearing_up(self) -> Iterator[None]:
+        """Makes a SaveError of what the disk or the bucket raises, and removes what the failed save left behind."""
+        try:
+            yield
+        except (OSError, ValueError, UserError) as error:
+            if jax.process_count() == 1:  # of several, another may still be writing
+                with contextlib.suppress(OSError, UserError):
+                    self._remove_torn()
+                    self._manager.reload()  # Orbax has forgotten those that this one would have replaced
+            raise SaveError(f"{self.directory} can't be written: {storage_errors.in_words(error)}.") from error
+
+    def _remove_torn(self) -> None:
+        begun = str(self._begun)
+        drafts = {child.name for child in self.directory.iterdir() if child.name.startswith(f"{begun}.{_DRAFT}")}
+        if self._begun not in steps.steps_of(self._run_dir) and (self.directory / begun).exists():
+            drafts.add(begun)  # it has the name already, and no manifest
+        for name in drafts:
+            (self.directory / name).rmtree()
 
     def _run_item(self, model: TransformerConfig, training: Training | None) -> ocp.args.JsonSave:
         item = RunItem(
@@ -199,9 +335,7 @@ class Checkpoints:
 
     def _check_run(self, step: int, model: TransformerConfig) -> None:
         checkpoint = self.directory / str(step)
-        item = RunItem.from_json(
-            self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-        )
+        item = self.run_item(step)
         if differences := run_item.model_differences(item.model, model):
             raise UserError(
                 f"The checkpoint {checkpoint} holds another model:\n"
@@ -235,51 +369,6 @@ class Checkpoints:
                 "Go back to the optimiser that saved it (RunConfig.optimizer in the run's config.gin, and its FROZEN), "
                 "or choose a new folder: --gin.MODEL_DIR=runs/another_name"
             )
-
-
-def locate(path: str) -> tuple[str, int]:
-    """The run folder and step that a path stands for: `runs/x` (its newest checkpoint), `runs/x/checkpoints/1000`, or
-    `runs/x/checkpoints/best`.
-
-    Raises:
-        UserError: where there is no complete checkpoint.
-    """
-    run_dir, step = _run_and_step(to_path(path).expanduser())
-    steps = steps_of(run_dir)
-    if not steps:
-        raise UserError(
-            f"There is no checkpoint in {path}. Write a run's folder (runs/quickstart) or one of its checkpoints "
-            f"(runs/quickstart/{FOLDER}/1000)."
-        )
-    if step == BEST:
-        step = best_step(run_dir / FOLDER)
-        if step is None:
-            raise UserError(
-                f"{run_dir} has no best checkpoint: it was trained without a BEST_METRIC to choose by. It has those of "
-                f"the steps {', '.join(map(str, steps))}."
-            )
-    if step is not None and step not in steps:
-        raise UserError(
-            f"There is no checkpoint {path}. {run_dir} has those of the steps {', '.join(map(str, steps))}."
-        )
-    return str(run_dir), step if step is not None else steps[-1]
-
-
-def is_own(path: pathlib.Path) -> bool:
-    """Whether the path stands for a run that has checkpoints, or for one of them."""
-    run_dir, step = _run_and_step(path)
-    return step is not None or bool(steps_of(run_dir))
-
-
-def _run_and_step(path: pathlib.Path) -> tuple[pathlib.Path, int | str | None]:
-    if path.parent.name == FOLDER and (path.name.isdigit() or path.name == BEST):
-        return path.parent.parent, int(path.name) if path.name.isdigit() else BEST
-    return (path.parent if path.name == FOLDER else path), None
-
-
-def _rank(metrics: Mapping[str, Any], metric: str | None) -> float:
-    # What was the best by another metric isn't any more.
-    return metrics["rank"] if metrics["metric"] == metric else -math.inf
 
 
 def _with_sharding(state: TrainState) -> TrainState:

@@ -15,6 +15,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from t5x_mini.checkpoint.locate import is_own
+from t5x_mini.checkpoint.steps import FOLDER
 from t5x_mini.errors import UserError
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.storage import to_path
@@ -70,9 +72,37 @@ class Source(Protocol):
         """One array, float32 where it is of floats."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Finite:
+    """A checkpoint whose numbers are all numbers: a NaN among the parameters makes every loss and answer one."""
+
+    source: Source
+
+    @property
+    def origin(self) -> Origin:
+        return self.source.origin
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self.source.shapes
+
+    def read(self, name: str) -> np.ndarray:
+        """As of the source. Raises UserError where a value is NaN or infinite."""
+        array = self.source.read(name)
+        # The sum alone says so, without as many truth values; float32 doesn't overflow it.
+        if not np.issubdtype(array.dtype, np.integer) and not np.isfinite(np.sum(array, dtype=np.float64)):
+            wrong = int(np.sum(~np.isfinite(array)))
+            raise UserError(
+                f"The checkpoint {self.origin.path} can't be used: {wrong:,} of {array.size:,} values of {name} are "
+                "NaN or infinite. Take an earlier checkpoint, or one from another place; or let a new run begin afresh "
+                "with this array (ASSIGNMENT_MAP)."
+            )
+        return array
+
+
 def open_source(path: str, kind: Kind | None = None) -> Source:
     """Opens a checkpoint of any kind: a run's folder or one of its checkpoints, a Hugging Face folder or hub name, a
-    T5X checkpoint.
+    T5X checkpoint. Reading an array with NaN in it raises UserError (`Finite`).
 
     Args:
         path: where it is.
@@ -81,7 +111,10 @@ def open_source(path: str, kind: Kind | None = None) -> Source:
     Raises:
         UserError: where there is none, or it is of another kind.
     """
-    kind = kind or _kind_of(path)
+    return Finite(_open(path, kind or _kind_of(path)))
+
+
+def _open(path: str, kind: Kind) -> Source:
     # Imported only where they are wanted: each reads with libraries of its own.
     if kind == "t5x_mini":
         from t5x_mini.checkpoint.own_source import OwnSource
@@ -97,10 +130,15 @@ def open_source(path: str, kind: Kind | None = None) -> Source:
 
 
 def _kind_of(path: str) -> Kind:
-    from t5x_mini.checkpoint import manager, t5x_format
+    from t5x_mini.checkpoint import t5x_format
 
     folder = to_path(path).expanduser()
-    if manager.is_own(folder):
+    if folder.is_file():
+        raise UserError(
+            f"{path} is a file, and a checkpoint is a folder: a run's (runs/quickstart) or one of its checkpoints, "
+            "Hugging Face's with a config.json, or T5X's. Write the folder."
+        )
+    if is_own(folder):
         return "t5x_mini"
     if (folder / "config.json").exists():
         return "hf"
@@ -114,7 +152,7 @@ def _kind_of(path: str) -> Kind:
         found = f"which holds {', '.join(names[:6])}{', ...' * (len(names) > 6)}" if names else "which is empty"
     raise UserError(
         f"There is no checkpoint in {path}, {found}. Looked for:\n"
-        f"    a run's folder (runs/quickstart) or one of its checkpoints (runs/quickstart/{manager.FOLDER}/1000)\n"
+        f"    a run's folder (runs/quickstart) or one of its checkpoints (runs/quickstart/{FOLDER}/1000)\n"
         "    a Hugging Face folder, which has a config.json, or a name on its hub (google/flan-t5-small)\n"
         "    a T5X checkpoint (checkpoint_1000000), or a folder of some"
     )
@@ -123,4 +161,4 @@ def _kind_of(path: str) -> Kind:
 def _may_be_on_the_hub(path: str) -> bool:
     """Whether a path that nothing is found under looks like `google/flan-t5-small`, rather than a folder misspelt."""
     owner = path.partition("/")[0]
-    return bool(re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path)) and not Path(owner).exists()
+    return bool(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path)) and not Path(owner).exists()

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from t5x_mini import config_checks, gin_files
+from t5x_mini.checkpoint.retention import best_metric
+from t5x_mini.checkpoint.steps import FOLDER, best_step, manifests
 from t5x_mini.errors import UserError
 from t5x_mini.storage import is_remote, to_path
 from t5x_mini.train.metrics import METRICS_FILE, read_metrics
@@ -66,7 +68,7 @@ class RunData:
         config: what each setting was, `{'BATCH_SIZE': 16, 'TransformerConfig.emb_dim': 128}`; a macro where one is
             used (`%BATCH_SIZE`). Empty without a config.gin.
         model_info: the text of `model-info.txt`, empty without.
-        best: what the newest checkpoint says that was the best when it was saved.
+        best: of the checkpoints that are there.
         score_rows: `{task: rows}` of `inference_eval/<task>-metrics.jsonl`, each with `step` and the metrics.
         measured: `{split: results}`, the files of `t5x-mini eval`, each with `step`, `tasks` and `metrics`.
         predictions: `{task: newest answers}` of the evaluations during training; of a task that has none, those of
@@ -198,7 +200,7 @@ def read_run(path: str | Path, *, answers: int = 24) -> RunData:
         UserError: there is no such folder, or no run in it.
     """
     folder = to_path(path)
-    _check_folder(folder)
+    check_folder(folder)
     return RunData(
         name=folder.resolve().name,
         folder=folder,
@@ -216,7 +218,8 @@ def read_run(path: str | Path, *, answers: int = 24) -> RunData:
     )
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raises UserError where there is no run in the folder."""
     if any((folder / name).is_file() for name in (METRICS_FILE, _CONFIG)):
         return
     run = next((parent for parent in folder.parents if (parent / METRICS_FILE).is_file()), None)
@@ -227,7 +230,10 @@ def _check_folder(folder: Path) -> None:
         hint = f" Runs in it: {', '.join(inside[:5])}." if inside else " Write a MODEL_DIR, such as runs/quickstart."
         raise UserError(f"{folder} is not a run: it has neither {METRICS_FILE} nor {_CONFIG}.{hint}")
     known = [str(run) for run in _runs_in(folder.parent)]
-    raise UserError(f"There is no folder {folder}{config_checks.closest(str(folder), known)}")
+    raise UserError(
+        f"There is no folder {folder}{config_checks.closest(str(folder), known)} Write a MODEL_DIR, such as "
+        "runs/quickstart."
+    )
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:
@@ -259,16 +265,12 @@ def _config(file: Path) -> dict[str, object]:
 
 
 def _best(folder: Path) -> Best | None:
-    files = folder.glob("checkpoints/*/metrics/metrics")
-    marked = {int(file.parts[-3]): file for file in files if file.parts[-3].isdigit()}
-    if not marked:
+    step = best_step(folder / FOLDER)
+    if step is None:
         return None
-    step = max(marked)
-    try:
-        found = json.loads(_text(marked[step]))
-        return Best(step, str(found["metric"]), float(found["value"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+    known = manifests(folder)
+    metric = best_metric(known)
+    return Best(step, metric, known[step].metrics[metric])
 
 
 def _measured(folder: Path) -> dict[str, list[Mapping[str, Any]]]:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x_mini import config
 from t5x_mini.checkpoint import array_writer, import_checkpoint, restore_plan
 from t5x_mini.checkpoint.import_checkpoint import import_checkpoint as run_import
-from t5x_mini.checkpoint.manager import locate
+from t5x_mini.checkpoint.locate import locate
 from t5x_mini.checkpoint.run_item import identity
 from t5x_mini.checkpoint.source import Origin, open_source
 from t5x_mini.checkpoint.t5x_format import T5XSource

@@ -2,7 +2,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import re
 import shutil
 
 import eight_devices
@@ -12,8 +11,10 @@ import numpy as np
 import pytest
 
 from t5x_mini.checkpoint.config import CheckpointConfig
-from t5x_mini.checkpoint.manager import BestSoFar, Checkpoints, locate, steps_of
+from t5x_mini.checkpoint.locate import locate
+from t5x_mini.checkpoint.manager import Checkpoints
 from t5x_mini.checkpoint.own_source import OwnSource
+from t5x_mini.checkpoint.steps import steps_of
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate.checkpoint_params import restore_params
 from t5x_mini.train.optimizers import Adafactor, AdamW, Muon
@@ -261,39 +262,6 @@ def test_the_parameters_of_another_model_are_refused(saved):
         restore_params(evaluation(folder, MESH, num_decoder_layers=1))
 
 
-@pytest.fixture
-def three_steps(tmp_path):
-    for step in (5, 10, 100):
-        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("path", "step"),
-    [("", 100), ("/", 100), ("/checkpoints", 100), ("/checkpoints/5", 5), ("/checkpoints/10/", 10)],
-)
-def test_locate(three_steps, path, step):
-    assert locate(f"{three_steps}{path}") == (str(three_steps), step)
-
-
-@pytest.mark.parametrize("path", ["", "/checkpoints", "/checkpoints/5"])
-def test_locate_says_where_there_is_none(tmp_path, path):
-    with pytest.raises(UserError) as error:
-        locate(f"{tmp_path}{path}")
-    assert str(error.value) == (
-        f"There is no checkpoint in {tmp_path}{path}. Write a run's folder (runs/quickstart) or one of its "
-        "checkpoints (runs/quickstart/checkpoints/1000)."
-    )
-
-
-def test_locate_says_which_steps_there_are(three_steps):
-    with pytest.raises(UserError) as error:
-        locate(f"{three_steps}/checkpoints/50")
-    assert str(error.value) == (
-        f"There is no checkpoint {three_steps}/checkpoints/50. {three_steps} has those of the steps 5, 10, 100."
-    )
-
-
 def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path):
     run = small(MESH)
     checkpoints = Checkpoints(str(tmp_path), KEEP_ALL, "0123 and 100 extra ids")
@@ -311,12 +279,13 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(tmp_path):
             other.restore(*arguments)
 
 
-def save_with_scores(folder, run, scores, metric="average"):
-    """Saves under each step, marked as the best where a value is given, with one newest checkpoint kept."""
-    checkpoints = Checkpoints(str(folder), CheckpointConfig(keep=1), best_metric=metric)
+def save_with_scores(folder, run, scores, metric="average", **kept):
+    """Saves under each step, with a score where one is given, and gives the best ones and their values."""
+    checkpoints = Checkpoints(str(folder), CheckpointConfig(**{"keep": 1, **kept}), best_metric=metric)
     for step, value in scores.items():
-        best = None if value is None else BestSoFar(metric, value, value)
-        checkpoints.save(eight_devices.random_state(run, step), POSITION, run.config.model, run.partitioner, None, best)
+        logged = {} if value is None else {metric: value}
+        state = eight_devices.random_state(run, step)
+        checkpoints.save(state, POSITION, run.config.model, run.partitioner, None, logged)
     checkpoints.wait()
     found = checkpoints.best()
     checkpoints.close()
@@ -325,17 +294,23 @@ def save_with_scores(folder, run, scores, metric="average"):
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path):
     run = small(ROWS_ONLY)
-    found = save_with_scores(tmp_path, run, {1: 40.0, 2: 60.0, 3: None, 4: None})
+    found = save_with_scores(tmp_path, run, {1: 40.0, 2: 60.0, 3: None, 4: 50.0})
     assert steps_of(tmp_path) == [2, 4]
-    assert found == (2, BestSoFar("average", 60.0, 60.0))
+    assert found == [(2, 60.0), (4, 50.0)]
     assert locate(f"{tmp_path}/checkpoints/best") == (str(tmp_path), 2)
     assert locate(str(tmp_path)) == (str(tmp_path), 4)
     # Another process finds it again, and lets it go for a better one.
-    assert save_with_scores(tmp_path, run, {5: None, 6: 70.0, 7: None})[0] == 6
+    assert save_with_scores(tmp_path, run, {5: None, 6: 70.0, 7: None})[0] == (6, 70.0)
     assert steps_of(tmp_path) == [6, 7]
-    # What was the best by one metric isn't by another.
-    assert save_with_scores(tmp_path, run, {8: -2.0, 9: None}, metric="loss")[0] == 8
-    assert steps_of(tmp_path) == [8, 9]
+    # Another metric has another best one; of a loss, it is the least.
+    assert save_with_scores(tmp_path, run, {8: 2.0, 9: 3.0, 10: None}, metric="loss") == [(8, 2.0)]
+    assert steps_of(tmp_path) == [8, 10]
+
+
+def test_the_best_few_and_some_for_ever_are_kept(tmp_path):
+    scores = {1: 5.0, 2: 1.0, 3: 4.0, 4: 2.0, 5: 3.0, 6: 0.0, 7: None}
+    save_with_scores(tmp_path, small(ROWS_ONLY), scores, keep_best=2, keep_period=4)
+    assert steps_of(tmp_path) == [1, 3, 4, 7]
 
 
 def test_a_bucket_is_as_good_as_a_folder(monkeypatch):
@@ -343,7 +318,7 @@ def test_a_bucket_is_as_good_as_a_folder(monkeypatch):
     with fake_servers.serving(files) as (address, _):
         monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
         run_dir, run = "gs://checkpoints-of-tests/run", small(MESH)
-        assert save_with_scores(run_dir, run, {1: 40.0, 2: 60.0, 3: None, 4: None})[0] == 2
+        assert save_with_scores(run_dir, run, {1: 40.0, 2: 60.0, 3: None, 4: None}) == [(2, 60.0)]
         assert steps_of(run_dir) == [2, 4]
         assert not any("/checkpoints/1/" in name or "/checkpoints/3/" in name for name in files)
         assert locate(f"{run_dir}/checkpoints/best") == (run_dir, 2)
@@ -351,24 +326,151 @@ def test_a_bucket_is_as_good_as_a_folder(monkeypatch):
         held = {name: data for name, data in files.items() if "/checkpoints/4/" in name}
         copied = {name: data for name, data in held.items() if not name.endswith("/commit_success.txt")}
         files.update({name.replace("/4/", "/5/"): data for name, data in copied.items()})
-        # An interrupted save lacks the time too. It doesn't count, and the next process to save removes it.
-        time = re.compile(b'(?<="commit_timestamp_nsecs": )\\d+')
-        unfinished = {name: time.sub(b"null", data) for name, data in copied.items()}
-        assert unfinished != copied
-        files.update({name.replace("/4/", "/9/"): data for name, data in unfinished.items()})
+        # An interrupted save lacks its manifest. It doesn't count, and the next process to save removes it.
+        files.update({name.replace("/4/", "/9/"): data for name, data in held.items() if "manifest.json" not in name})
         assert steps_of(run_dir) == [2, 4, 5]
         wanted = save(run_dir, run, 7)
         assert steps_of(run_dir) == [2, 4, 5, 7]
         assert not any("/checkpoints/9/" in name for name in files)
-        assert_same_bits(restore(run_dir, small(ROWS_ONLY), 5).state, restore(run_dir, small(ROWS_ONLY), 4).state)
         restored = restore(run_dir, small(ROWS_ONLY), 7)
         assert_same_bits(restored.state, wanted)
         assert restored.position == POSITION
         assert OwnSource(run_dir).read("step") == 7
 
 
-def test_a_run_without_a_metric_has_no_best_checkpoint(tmp_path):
+DAMAGED = pytest.mark.damage("A run falls back to the newest good checkpoint, or stops if it is told to be strict.")
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def a_file_of(folder, step, item):
+    """The largest file of the item that was saved."""
+    return max((folder / "checkpoints" / str(step) / item).rglob("*"), key=lambda path: path.stat().st_size)
+
+
+def copied(saved_run, folder):
+    shutil.copytree(saved_run, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def three_saved(tmp_path_factory):
+    """A run with checkpoints of the steps 1, 2 and 3."""
+    folder = tmp_path_factory.mktemp("three") / "run"
+    save(folder, small(ROWS_ONLY), 1, 2, 3)
+    return folder
+
+
+def open_run(folder, **config):
+    return contextlib.closing(Checkpoints(str(folder), CheckpointConfig(keep=None, **config)))
+
+
+@DAMAGED
+@pytest.mark.parametrize("item", ["state", "position", "run"])
+def test_a_run_goes_on_from_the_newest_good_checkpoint(three_saved, tmp_path, capsys, item):
+    folder, run = copied(three_saved, tmp_path / "run"), small(ROWS_ONLY)
+    flip(a_file_of(folder, 3, item))
+    (folder / "checkpoints/2/position/process_0-of-1").unlink()
+    with open_run(folder) as checkpoints:
+        step = checkpoints.newest_good()
+        assert step == 1
+        assert steps_of(folder) == [1, 2, 3]  # until the good one is in memory
+        checkpoints.restore(step, run.shapes, run.shardings, run.config.model, run.partitioner)
+        assert steps_of(folder) == [1]
+        assert checkpoints.latest_step() == 1
+        checkpoints.save(eight_devices.random_state(run, 2), POSITION, run.config.model, run.partitioner)
+        checkpoints.wait()
+        assert checkpoints.newest_good() == 2
+    assert {path.name for path in (folder / "damaged_checkpoints").iterdir()} == {"2", "3"}
+    out = capsys.readouterr().out
+    assert f"{folder}/checkpoints/3 is damaged:\n    {item}/" in out
+    assert f"{folder}/checkpoints/2 is damaged:\n    position/process_0-of-1 is missing\n" in out
+    assert (
+        f"The newest good checkpoint is that of step 1; what is damaged is in {folder}/damaged_checkpoints now." in out
+    )
+
+
+@DAMAGED
+def test_a_strict_run_stops_at_a_damaged_checkpoint(three_saved, tmp_path):
+    folder = copied(three_saved, tmp_path / "run")
+    flip(a_file_of(folder, 3, "state"))
+    with open_run(folder, on_damage="stop") as checkpoints:
+        with pytest.raises(UserError, match=r"(?s)3 is damaged:.*write --gin.ON_DAMAGED_CHECKPOINT=fall_back"):
+            checkpoints.newest_good()
+    assert steps_of(folder) == [1, 2, 3]
+
+
+@DAMAGED
+def test_where_no_checkpoint_is_good_the_run_stops_and_moves_none(three_saved, tmp_path):
+    folder = copied(three_saved, tmp_path / "run")
+    for step in (1, 2, 3):
+        flip(a_file_of(folder, step, "state"))
+    with open_run(folder) as checkpoints:
+        with pytest.raises(UserError, match=r"(?s)3 is damaged:.*So are the others \(1, 2\), and nothing was changed."):
+            checkpoints.newest_good()
+    assert steps_of(folder) == [1, 2, 3]
+    assert not (folder / "damaged_checkpoints").exists()
+
+
+@DAMAGED
+@pytest.mark.parametrize("name", ["state", "run", "manifest.json"])
+def test_who_reads_a_damaged_checkpoint_is_told(three_saved, tmp_path, name):
+    folder = copied(three_saved, tmp_path / "run")
+    whole = folder / "checkpoints" / "3" / name
+    flip(whole if whole.is_file() else a_file_of(folder, 3, name))
+    with pytest.raises(UserError, match="is damaged"):
+        OwnSource(f"{folder}/checkpoints/3").read("step")
+    with pytest.raises(UserError, match="is damaged"):
+        restore(folder, small(ROWS_ONLY), 3)
+    assert OwnSource(f"{folder}/checkpoints/2").read("step") == 2
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read_and_said_not_to_be_verified(three_saved, tmp_path, capsys):
+    folder = copied(three_saved, tmp_path / "run")
+    checkpoint = folder / "checkpoints" / "3"
+    (checkpoint / "manifest.json").unlink()
+    metadata = checkpoint / "_CHECKPOINT_METADATA"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"custom_metadata": {}}))
+    with open_run(folder) as checkpoints:
+        assert checkpoints.newest_good() == 3
+    assert f"{checkpoint} was saved by an earlier version, without checksums: its bytes are not verified" in (
+        capsys.readouterr().out
+    )
+    assert restore(folder, small(ROWS_ONLY), 3).step == 3
+
+
+@pytest.mark.damage("An interrupted save, copy or removal leaves nothing that counts as a checkpoint.")
+def test_a_save_that_ended_before_its_manifest_is_ignored_and_removed(three_saved, tmp_path, capsys):
+    folder = copied(three_saved, tmp_path / "run")
+    (folder / "checkpoints" / "3" / "manifest.json").unlink()
+    assert locate(str(folder)) == (str(folder), 2)
+    with contextlib.closing(Checkpoints(str(folder))) as reading:
+        assert reading.latest_step() == 2
+    assert (folder / "checkpoints" / "3").exists()  # who only reads removes nothing
+    with open_run(folder) as checkpoints:
+        assert checkpoints.newest_good() == 2
+    assert not (folder / "checkpoints" / "3").exists()
+    assert "removed what an interrupted save left of step 3" in capsys.readouterr().out
+
+
+def test_abandoned_steps_can_be_saved_again(three_saved, tmp_path):
+    folder, run = copied(three_saved, tmp_path / "run"), small(ROWS_ONLY)
+    with open_run(folder) as checkpoints:
+        checkpoints.discard_after(1)
+        assert steps_of(folder) == [1]
+        checkpoints.save(eight_devices.random_state(run, 2), POSITION, run.config.model, run.partitioner)
+    assert steps_of(folder) == [1, 2]
+    assert {path.name for path in (folder / "abandoned_checkpoints").iterdir()} == {"2", "3"}
+
+
+def test_what_is_measured_later_counts_for_the_best(tmp_path):
     run = small(ROWS_ONLY)
-    save(tmp_path, run, 1, 2)
-    with pytest.raises(UserError, match="has no best checkpoint: .* BEST_METRIC .* those of the steps 1, 2"):
-        locate(f"{tmp_path}/checkpoints/best")
+    save_with_scores(tmp_path, run, {1: 5.0, 2: 3.0}, keep=None)
+    with contextlib.closing(Checkpoints(str(tmp_path), KEEP_ALL, best_metric="average")) as checkpoints:
+        checkpoints.add_metrics(2, {"average": 7.0})
+        assert checkpoints.best() == [(2, 7.0), (1, 5.0)]
+        assert checkpoints.newest_good() == 2

@@ -3,6 +3,8 @@
 import sys
 import types
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 from t5x_mini.checkpoint import source
@@ -22,7 +24,7 @@ def opened(monkeypatch):
         fake.is_t5x = lambda path: path.rstrip("/").split("/")[-1].startswith("checkpoint_")
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
         monkeypatch.setattr(f"t5x_mini.checkpoint.{module}", fake, raising=False)
-    return lambda path, kind=None: source.open_source(str(path), kind)[0]
+    return lambda path, kind=None: source.open_source(str(path), kind).source[0]
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def make(folder, *names):
 
 @pytest.mark.parametrize("path", ["runs/x", "runs/x/", "runs/x/checkpoints", "runs/x/checkpoints/10"])
 def test_a_run_and_its_checkpoints_are_ours(opened, here, path):
-    make(here, "runs/x/checkpoints/10/state/_METADATA", "runs/x/config.json")
+    make(here, "runs/x/checkpoints/10/manifest.json", "runs/x/config.json")
     assert opened(path) == "OwnSource"
 
 
@@ -82,3 +84,30 @@ def test_what_is_in_a_folder_without_a_checkpoint_is_said(opened, here):
     (here / "empty").mkdir()
     with pytest.raises(UserError, match="There is no checkpoint in ./empty, which is empty. Looked for"):
         opened("./empty")
+
+
+class Held:
+    """A checkpoint of one array."""
+
+    origin, shapes = types.SimpleNamespace(path="runs/x"), {}
+
+    def __init__(self, array):
+        self.array = array
+
+    def read(self, name):
+        return self.array
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_array_with_a_value_that_is_no_number_is_refused(value, dtype):
+    array = np.ones((4, 5), dtype)
+    array[2, 3] = value
+    words = r"runs/x can't be used: 1 of 20 values of params/a are NaN or infinite\. Take an earlier checkpoint"
+    with pytest.raises(UserError, match=words):
+        source.Finite(Held(array)).read("params/a")
+
+
+@pytest.mark.parametrize("array", [np.full(9, 3e38, np.float32), np.arange(3), np.zeros(0, np.float32), np.ones(())])
+def test_an_array_of_numbers_is_read(array):
+    assert source.Finite(Held(array)).read("params/a") is array

@@ -97,7 +97,7 @@ def test_half_written_lines_are_left_out(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss')
     made_up_runs.write_best(tmp_path, 1, "average", 55.0)
-    (tmp_path / "checkpoints" / "1" / "metrics" / "metrics").write_text('{"metric": "av')
+    (tmp_path / "checkpoints" / "1" / "manifest.json").write_text('{"metrics": {"av')
     write_answers(tmp_path, "letters", 3, [{"inputs": "a"}])
     with (tmp_path / "inference_eval" / "letters-3.jsonl").open("a") as file:
         file.write('{"inputs": "b')
