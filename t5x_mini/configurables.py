@@ -16,6 +16,7 @@ from t5x_mini.feed.config import FeedConfig
 from t5x_mini.gin_files import Binding, Macro, Reference, complain
 from t5x_mini.model.config import DecodingConfig, TransformerConfig
 from t5x_mini.parallel.config import PartitioningConfig
+from t5x_mini.redaction import REDACTED
 from t5x_mini.tasks import definitions, objective_mixtures, squad
 from t5x_mini.train.config import LossConfig, TrainConfig
 
@@ -158,5 +159,8 @@ def check_value(value: object, binding: Binding, origin: Binding) -> None:
     if not config_checks.fits(gin_files.replaced(value, made_class), hint):
         found = repr(value) if isinstance(value, Reference) else f"{value!r} ({type(value).__name__})"
         complain(origin, f"{origin.label}{through} must be {config_checks.describe(hint)}, not {found}.")
+    if any(REDACTED in leaf for leaf in gin_files.inside(value) if isinstance(leaf, str)):
+        again = f"Give it again: --gin.{origin.label}=..."
+        complain(origin, f"{origin.label}{through} was saved without its secret. {again}")
     if words := config_checks.range_of(binding.owner, binding.name, value):
         complain(origin, f"{origin.label}{through} must be {words}, not {value!r}.")

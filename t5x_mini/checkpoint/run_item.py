@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t5x_mini import config_checks
 from t5x_mini.errors import UserError
 from t5x_mini.model.config import TransformerConfig
 
@@ -23,12 +24,14 @@ class Training:
         loss_normalizing_factor: `LossConfig.normalizing_factor`, with 1 for the plain sum.
         dropout_rate: `TransformerConfig.dropout_rate`.
         feature_lengths: `FeedConfig.task_feature_lengths`.
+        settings: every setting of the run by name (`drift.settings_of`).
     """
 
     learning_rate: float | None = None
     loss_normalizing_factor: float | str | None = None
     dropout_rate: float | None = None
     feature_lengths: Mapping[str, int] | None = None
+    settings: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,21 +66,25 @@ class RunItem:
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> RunItem:
-        """Settings that the checkpoint is too old to know have their defaults."""
-        known = {field.name for field in dataclasses.fields(TransformerConfig)}
+        """Settings that the checkpoint is too old to know have their defaults; what it knows besides is left out."""
         model = {
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in item["model"].items()
-            if name in known
+            for name, value in _known(item["model"], TransformerConfig).items()
         }
+        config_checks.check_fields(TransformerConfig, model, "what the checkpoint says of its model")
         source, training = item.get("vocabulary_source"), item.get("training")
         return cls(
             model=TransformerConfig(**model),
             vocabulary=item.get("vocabulary"),
             vocabulary_source=source and (source["vocabulary"], source["extra_ids"]),
-            training=training and Training(**training),
+            training=training and Training(**_known(training, Training)),
             step_known=item.get("step_known", True),
         )
+
+
+def _known(values: Mapping[str, Any], of: type) -> dict[str, Any]:
+    fields = {field.name for field in dataclasses.fields(of)}
+    return {name: value for name, value in values.items() if name in fields}
 
 
 def identity(model: TransformerConfig) -> dict[str, Any]:

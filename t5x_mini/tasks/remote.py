@@ -99,6 +99,19 @@ def write_bytes(path: str, data: bytes) -> None:
         store.write(key, data).result()
 
 
+def swap(path: str, expected: bytes | None, data: bytes | None) -> bool:
+    """Writes the file (None: removes it) if it holds what is expected (None: is not there), and says whether it did.
+
+    No other process's write can come between the two: the write is conditional on the file's generation.
+    """
+    store, key = _store(path)
+    with _reaching(path):
+        found = store.read(key).result()
+        if (found.value if found.state == "value" else None) != expected:
+            return False
+        return bool(store.write(key, data, if_equal=found.stamp.generation).result().generation)
+
+
 def delete(path: str) -> None:
     """Removes the file from its bucket, if it is there."""
     store, key = _store(path)
