@@ -95,6 +95,7 @@ class Life:
 
 
 NEVER = 10**6
+HOSTS_AGREE = "Whichever of several hosts is told to stop, all stop at the same step and save it."
 
 
 def run_until(folder, run, life, step, count, signal_number, victim, **macros):
@@ -119,12 +120,12 @@ def killed(folder, terminated):
     return run_until(folder, "run", "second", terminated.newest + 3, 2, signal.SIGKILL, 0, CHECKPOINT_PERIOD=NEVER)
 
 
-def check_terminated(life, folder, run):
-    assert set(life.codes) == {143}, life.printed
+def check_terminated(life, folder, run, name="SIGTERM", code=143):
+    assert set(life.codes) == {code}, life.printed
     for printed in life.printed:
         assert (
-            f"t5x-mini: SIGTERM: stopped after step {life.newest:,} of 1,000,000, which is saved in {folder / run}. "
-            "The same command goes on from there." in printed
+            f"t5x-mini: {name}: stopped after step {life.newest:,} of 1,000,000, which is saved in {folder / run}. "
+            "Go on with the same command:\n    t5x-mini train" in printed
         )
         assert "Traceback" not in printed
     assert sorted(life.losses) == list(range(1, life.newest + 1))  # not one step is lost
@@ -145,6 +146,7 @@ def test_two_processes_train_as_one(folder, terminated):
     assert "device(s)" not in terminated.printed[1]  # the first one alone says what happens
 
 
+@pytest.mark.damage(HOSTS_AGREE)
 def test_sigterm_on_one_process_saves_on_both(folder, terminated):
     check_terminated(terminated, folder, "run")
 
@@ -190,6 +192,44 @@ def test_two_processes_read_seqio_and_train_as_one(folder, partitioning):
 @pytest.mark.slow
 def test_sigterm_on_a_single_process(folder):
     check_terminated(run_until(folder, "single_2", "first", 6, 1, signal.SIGTERM, 0), folder, "single_2")
+
+
+@pytest.mark.slow
+@pytest.mark.damage(HOSTS_AGREE)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_ctrl_c_on_one_process_saves_on_both(folder, victim):
+    run = f"interrupted_{victim}"
+    life = run_until(folder, run, "first", 6, 2, signal.SIGINT, victim, CHECKPOINT_PERIOD=NEVER)
+    check_terminated(life, folder, run, "SIGINT", 130)
+
+
+@pytest.mark.slow
+@pytest.mark.damage(HOSTS_AGREE)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_before_the_first_step_all_leave_at_once(folder, victim):
+    run = f"compiling_{victim}"
+    with start(folder, run, "first", 2, 2, TRAIN_STEPS=NEVER) as processes:
+        processes.wait_to_print(0, "compiling the step")
+        processes.processes[victim].send_signal(signal.SIGTERM)
+        codes = processes.wait()
+        assert codes == [143, 143], processes.printed()
+        for printed in processes.printed():
+            assert "t5x-mini: SIGTERM: stopped before it made a step. Nothing is lost." in printed
+    assert newest(folder, run) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.damage(HOSTS_AGREE)
+@pytest.mark.parametrize("mode", ["skip", "roll_back"])
+def test_two_processes_do_the_same_about_a_step_that_diverges(folder, mode):
+    """A learning rate that ruins all that it touches: every update is left out, or every way back tried."""
+    settings = {"ON_DIVERGENCE": mode, "MAX_SKIPS": 2, "TRAIN_STEPS": 8, "Constant.learning_rate": 1e16}
+    with start(folder, mode, "first", 2, 2, "--gin.RunConfig.schedule=@Constant()", **settings) as processes:
+        codes = processes.wait()
+        printed = processes.printed()
+    assert codes == [1, 1], printed
+    words = "The updates of 2 steps in a row" if mode == "skip" else "after 2 roll-backs (MAX_SKIPS)"
+    assert words in printed[0] and "Traceback" not in "".join(printed)
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ What is read is read once, and what is compiled is compiled once: parameters are
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from t5x_mini.evaluate.answers import Answered, Question
 from t5x_mini.evaluate.held_out import HeldOut
 from t5x_mini.evaluate.results import Results
 from t5x_mini.parallel import hosts
+from t5x_mini.storage_errors import in_words
 from t5x_mini.tasks import registry, sources
 from t5x_mini.tasks.definitions import TextToTextTask
 from t5x_mini.train.run import Run
@@ -42,13 +44,23 @@ class Evaluator:
         examples: of the last measurement, a few lines of each scored task, as they stand in its file of answers.
     """
 
-    def __init__(self, run: Run, split: str | None = None, *, folder: Path | None):
+    def __init__(
+        self,
+        run: Run,
+        split: str | None = None,
+        *,
+        folder: Path | None,
+        goes_on: bool = False,
+        between_batches: Callable[[], None] = lambda: None,
+    ):
         """Reads and tokenises the rows. All hosts read all rows that are answered.
 
         Args:
             run: the model and the tasks.
             split: None: the configuration's, EvaluateConfig.split.
             folder: where `inference_eval` is written, with the metrics and the answers; None: nowhere.
+            goes_on: whether a file that can't be written is only a warning: a run has the metrics in another place too.
+            between_batches: called before each batch of a measurement, which it can end with an exception.
 
         Raises:
             UserError: a task names a metric or a postprocessor that does not exist; rows cannot be read.
@@ -58,11 +70,12 @@ class Evaluator:
         self.held_out = HeldOut(run, self.split, config.train.eval_steps)
         self.unscored: dict[str, str] = {}
         self.examples: dict[str, list[Mapping[str, Any]]] = {}
-        self._run, self._folder = run, folder
+        self._run, self._folder, self._goes_on = run, folder, goes_on
         self._tasks = answers.scored_tasks(self.held_out.batches, config.feed)
         self._questions = {task.name: self._ask(task) for task in self._tasks}
         self._seqio_tasks = self._find_seqio_tasks()
         self._predictor = answers.make_predictor(run)
+        self._predictor.between_batches = self.held_out.between_batches = between_batches
 
     @property
     def scored(self) -> list[str]:
@@ -84,10 +97,20 @@ class Evaluator:
             scores[name], lines = found, list(lines)
             self.examples[name] = lines[:EXAMPLES]
             if self._folder and jax.process_index() == 0:
-                inference_files.write_answers(self._folder, name, step, lines)
-                inference_files.write_metrics(self._folder, name, step, found)
+                self._write(name, step, found, lines)
         # A metric that draws samples gives another number on each host, and all have to decide the same by it.
         return hosts.gather(Results(step, self.split, losses, scores))[0]
+
+    def _write(self, task: str, step: int, scores: Mapping[str, float], lines: list[Mapping[str, Any]]) -> None:
+        try:
+            inference_files.write_answers(self._folder, task, step, lines)
+            inference_files.write_metrics(self._folder, task, step, scores)
+        except (OSError, UserError) as error:
+            if not self._goes_on:
+                raise
+            logging.getLogger(__name__).warning(
+                "the answers of %s at step %d can't be written to %s: %s", task, step, self._folder, in_words(error)
+            )
 
     def _ask(self, task: TextToTextTask) -> list[Question]:
         skipped = sources.Skipped()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,12 @@ class HeldOut:
 
     Attributes:
         batches: this host's rows, by task.
+        between_batches: called before each batch of a measurement, which it can end with an exception.
     """
 
     def __init__(self, run: Run, split: str = "validation", max_batches: int | None = None):
         """Reads up to `max_batches` (None: all) of each task that has the split, and compiles."""
+        self.between_batches: Callable[[], None] = lambda: None
         self.batches = read_held_out(run, split, max_batches)
         self._run = run
         config = run.config
@@ -58,6 +60,7 @@ class HeldOut:
         """The step's sums (`train/step.py`), added up over `batches`."""
         total: dict[str, float] = {}
         for batch in batches:
+            self.between_batches()
             sums = jax.device_get(self._step(params, self._run.partitioner.put(batch)))
             total = {name: total.get(name, 0.0) + float(value) for name, value in sums.items()}
         return total

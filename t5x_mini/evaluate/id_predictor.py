@@ -23,7 +23,7 @@ from t5x_mini.feed.convert import convert
 from t5x_mini.model import decoding, encoding, scoring, transformer
 from t5x_mini.model.beam_search import NEG_INF
 from t5x_mini.model.config import DecodingConfig, TransformerConfig
-from t5x_mini.parallel import hosts
+from t5x_mini.parallel import hosts, plain
 from t5x_mini.parallel.config import PartitioningConfig
 from t5x_mini.parallel.mesh import make_mesh
 from t5x_mini.parallel.partitioner import MeshPartitioner, Partitioner, PmapPartitioner
@@ -38,6 +38,7 @@ _QUIET_S = 10  # before a bar is shown
 T = TypeVar("T")
 
 
+@plain.told
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What was decoded for one row: `num_decodes` answers, the best first.
@@ -53,6 +54,7 @@ class Answer:
     scores: list[float]
 
 
+@plain.told
 @dataclasses.dataclass(frozen=True)
 class Score:
     """How likely one row's targets are.
@@ -81,6 +83,7 @@ class IdPredictor:
         config: the model.
         input_length: tokens of an input at most.
         max_length: tokens of an answer at most, if not said otherwise.
+        between_batches: called before each batch, which it can end with an exception.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class IdPredictor:
         self._shardings = param_shardings(self._partitioner, config)
         self._programs: dict[Hashable, Callable] = {}
         self._params: dict[str, jax.Array] = {}
+        self.between_batches: Callable[[], None] = lambda: None
         if params is not None:
             self.params = params
 
@@ -306,6 +310,7 @@ class IdPredictor:
         part = self._partitioner.row_share
         with progress_bar(progress or "", len(lengths), after_s=_QUIET_S, shown=progress is not None) as bar:
             for number, (rows, count) in enumerate(batches):
+                self.between_batches()
                 share = count // part.count
                 own = rows[part.index * share :][:share]
                 found.update(zip(own, run(rows, own, share, number), strict=True))

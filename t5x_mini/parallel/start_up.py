@@ -33,8 +33,6 @@ def join(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
-    *,
-    saves_on_sigterm: bool = False,
 ) -> None:
     """Makes this process one of those that share a run; to be called before JAX looks at the devices.
 
@@ -46,8 +44,6 @@ def join(
         coordinator: `host:port` of the process with the id 0, which listens there.
         num_processes: of the run, on all hosts.
         process_id: of this one, from 0.
-        saves_on_sigterm: whether the command asks `jax.experimental.multihost_utils.reached_preemption_sync_point`.
-            If not, SIGTERM ends it.
 
     Raises:
         UserError: for arguments that don't fit together; where JAX can't make out the cluster that it finds.
@@ -58,7 +54,7 @@ def join(
     check(coordinator, num_processes, process_id)
     if num_processes == 1:
         return
-    jax.config.update("jax_enable_preemption_service", saves_on_sigterm)
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, the second one too
     with _said_if_it_takes_long(coordinator, num_processes, process_id):
         if coordinator:
             _initialize(coordinator, num_processes, process_id, cluster_detection_method="deactivate")
@@ -91,7 +87,8 @@ def check(coordinator: str | None, num_processes: int | None, process_id: int | 
         )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
-        raise UserError(f"--coordinator={coordinator} is not a host and a port; write for example {coordinator}:1234.")
+        name = coordinator.partition(":")[0] or "localhost"
+        raise UserError(f"--coordinator={coordinator} is not a host and a port; write for example {name}:1234.")
 
 
 def leave(code: int) -> None:

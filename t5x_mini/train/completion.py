@@ -18,6 +18,11 @@ def mark(folder: Path, step: int, total_steps: int) -> None:
     write_whole(folder / NAME, json.dumps({"step": step, "total_steps": total_steps}) + "\n")
 
 
+def is_marked(folder: Path) -> bool:
+    """Whether the run has nothing left to do."""
+    return (folder / NAME).exists()
+
+
 def unmark(folder: Path) -> None:
     """Takes the word back: the run goes on, with more steps than it had."""
     (folder / NAME).unlink(missing_ok=True)

@@ -22,12 +22,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from t5x_mini.errors import UserError
 from t5x_mini.growing_file import GrowingFile
 from t5x_mini.storage import is_remote, to_path
 from t5x_mini.train import tensorboard
 
 METRICS_FILE = "metrics.jsonl"
 LOSS = "loss_per_nonpadding_target_token"
+SKIPPED = "skipped_update"
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
@@ -94,7 +96,8 @@ def step_metrics(
 
     Args:
         sums: what both of them need, and `all_tokens` (encoder and decoder positions), `grad_norm` (of the gradient
-            before clipping), `param_norm` and `learning_rate`, which are passed through.
+            before clipping), `param_norm`, `learning_rate` and, where updates may be skipped, `skipped_update`, which
+            are passed through.
         seconds: wall-clock time of the step.
         flops: model FLOPs of the step on all devices.
         device_count: devices that shared the step.
@@ -108,6 +111,7 @@ def step_metrics(
         "learning_rate": sums["learning_rate"],
         "grad_norm": sums["grad_norm"],
         "param_norm": sums["param_norm"],
+        **{name: sums[name] for name in (SKIPPED,) if name in sums},
         **speed_metrics(sums, seconds=seconds, flops=flops, device_count=device_count, peak_flops=peak_flops),
     }
 
@@ -224,9 +228,13 @@ class MetricWriter:
             self._wandb.log({tag: wandb.Image(Image.open(io.BytesIO(data)))}, step=int(step))
 
     def sync(self) -> None:
-        """Returns once all that was written is where it belongs; of a bucket, raises UserError where it can't be."""
+        """Returns once all rows are where they belong; raises UserError where they can't be. TensorBoard's, from which
+        no run goes on, are only tried."""
         self._file.sync()
-        self._tensorboard.sync()
+        try:
+            self._tensorboard.sync()
+        except UserError as error:
+            logging.getLogger(__name__).warning("%s It is tried again; the run goes on.", error)
 
     def close(self) -> None:
         self._file.close()
@@ -244,16 +252,32 @@ class MetricWriter:
 def read_metrics(path: str | os.PathLike[str]) -> list[dict]:
     """The rows of a `metrics.jsonl`, oldest first: `step` an int, all else floats, not always finite.
 
-    A line that a kill cut short is left out.
+    A line that a kill cut short is left out, and so is what else is no row.
     """
-    rows = []
-    for line in to_path(path).read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        rows.append({name: _from_json(value) for name, value in row.items()})
-    return rows
+    rows = map(_row, to_path(path).read_bytes().splitlines())
+    return [row for row in rows if row is not None]
+
+
+def _row(line: bytes) -> dict | None:
+    try:
+        row = json.loads(line, parse_int=_number)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        return None
+    row = {name: _from_json(value) for name, value in row.items()}
+    return row if all(value is None or type(value) in (int, float) for value in row.values()) else None
+
+
+def _number(digits: str) -> int | float:
+    """Whole numbers that are none of ours, of more digits than 64 bits have, are floats."""
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
+def is_evaluated(directory: pathlib.Path, step: int) -> bool:
+    """Whether a run's `metrics.jsonl` has a row about an evaluation at this step."""
+    path = directory / METRICS_FILE
+    return path.exists() and any(row["step"] == step and "loss" not in row for row in read_metrics(path))
 
 
 def _to_json(value: float) -> float | str:

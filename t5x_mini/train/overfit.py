@@ -80,7 +80,8 @@ def overfit(config: RunConfig, steps: int) -> Outcome:
             not finite.
     """
     model = dataclasses.replace(config.model, dropout_rate=0.0)
-    run = start.assemble_to_train(dataclasses.replace(config, model=model))
+    train = dataclasses.replace(config.train, on_divergence="stop", loss_spike=None)  # what diverges says enough
+    run = start.assemble_to_train(dataclasses.replace(config, model=model, train=train))
     batch = _first_batch(run)
     attainable = attainable_accuracy(_of_all_hosts(batch, run), model.architecture)
     if not attainable:

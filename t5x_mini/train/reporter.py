@@ -1,9 +1,9 @@
-"""From the sums of each step to a row of metrics, a line on the screen, and a stop where they are not finite."""
+"""From the sums of each step to a row of metrics, a line on the screen, and a judgement (`divergence.py`)."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +11,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from t5x_mini.errors import UserError
+from t5x_mini import storage_errors
+from t5x_mini.errors import FolderLostError, UserError
 from t5x_mini.evaluate.results import Results
-from t5x_mini.train import blocks, first_loss, flops, markdown, metrics
+from t5x_mini.train import best, blocks, first_loss, flops, markdown, metrics
+from t5x_mini.train.divergence import Divergence
 from t5x_mini.train.metrics import LOSS
 from t5x_mini.train.progress import Progress
 from t5x_mini.train.run import Run
 
-_WORDS = {"loss": "loss", "param_norm": "parameter norm"}
 _VECTORS = ("grad_rms", "update_ratio")
 _EXAMPLES = 8
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -30,10 +32,11 @@ class _Pending:
 
 
 class Reporter:
-    """Turns the sums of each step into metrics, a step late, and stops the run when the loss is not finite.
+    """Turns the sums of each step into metrics, a step late, and has them judged, which may stop the run.
 
     Attributes:
         last_good: the newest checkpoint, to be named if the run has to stop.
+        logged: the numbers of the last step that was reported, its evaluation's too, to be kept with its checkpoint.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Reporter:
         *,
         resumed: bool,
         enabled: bool,
+        divergence: Divergence | None = None,
     ):
         """
         Args:
@@ -56,6 +60,7 @@ class Reporter:
             last_good: the checkpoint that this process starts from, if any.
             resumed: whether it goes on with what another one began, so that its first step is not the run's.
             enabled: whether this process writes. One of a run does; all of them stop.
+            divergence: judges the steps; None: without a history.
         """
         config = run.config
         lengths = config.feed.task_feature_lengths
@@ -69,7 +74,9 @@ class Reporter:
         self._peak = flops.peak_flops(device.device_kind, device.platform)
         self._blocks = blocks.names({name: run.shapes.params[name] for name in run.shapes.opt_state})
         self._clock = clock
+        self._divergence = divergence or Divergence(config.train)
         self.last_good = last_good
+        self.logged: dict[str, float] = {}
         self._pending: _Pending | None = None
         self._writer = metrics.MetricWriter(folder, first_step or None) if enabled else None
         self._progress = Progress(run.total_steps, first_step) if enabled else None
@@ -77,10 +84,16 @@ class Reporter:
     def __enter__(self) -> Reporter:
         return self
 
-    def __exit__(self, *_) -> None:
-        if self._writer:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if not self._writer:
+            return
+        self._progress.close()
+        if kind is FolderLostError:  # in a bucket, the file would be written over another's
+            return
+        try:
             self._writer.close()
-            self._progress.close()
+        except UserError as error:  # the rows up to the newest checkpoint are where they belong: a save syncs them
+            _log.warning("%s", error)
 
     def describe(self, config: str, model_info: str, pictures: Mapping[str, pathlib.Path]) -> None:
         """Shows what the run is, beside its metrics: its configuration, its parameters, and pictures (PNGs) by name."""
@@ -111,12 +124,15 @@ class Reporter:
             device_count=self._device_count,
             peak_flops=self._peak,
         )
+        self.logged = {best.TRAINING + name: value for name, value in row.items()}
         if self._writer:
             self._writer.write(step, row | self._statistics(step, vectors) | self._clock.report())
             self._progress.update(step, row[LOSS], row["timing/tokens_per_second"])
             if step == self._beginning and sums["weights"]:
                 self._note_first_loss(step, (sums["loss"] - sums["z_loss"]) / sums["weights"])
-        self._stop_unless_finite(step, row)
+        note = self._divergence.judge(step, row, self.last_good)
+        if note and self._writer:
+            _log.warning("%s", note)
 
     def sync(self) -> None:
         """Returns once all that was reported is where it belongs; what is pending (`flush`) is not."""
@@ -125,6 +141,7 @@ class Reporter:
 
     def add_evaluation(self, step: int, results: Results) -> None:
         """Reports an evaluation: a row of all its numbers, and a line on the screen for each task."""
+        self.logged |= best.measured(results)
         if not self._writer:
             return
         self._writer.write(step, results.flat())
@@ -141,14 +158,18 @@ class Reporter:
                 self._writer.text(f"examples/{task}", markdown.examples(rows[:_EXAMPLES]), step)
 
     def finish(self, step: int) -> pathlib.Path | None:
-        """Reports the last step, and draws `loss.png` of them all; its path, where this process writes."""
+        """Reports the last step, and draws `loss.png` of them all; its path, where one was written."""
         self.flush()
         if not self._writer:
             return None
         from t5x_mini.train.plot import loss_plot
 
-        plot = loss_plot(self._folder / metrics.METRICS_FILE, self._folder / "loss.png")
-        self._writer.image("pictures/loss", plot, step)
+        try:
+            plot = loss_plot(self._folder / metrics.METRICS_FILE, self._folder / "loss.png")
+            self._writer.image("pictures/loss", plot, step)
+        except (OSError, UserError) as error:
+            _log.warning("%s can't be drawn: %s", self._folder / "loss.png", storage_errors.in_words(error))
+            return None
         return plot
 
     def _statistics(self, step: int, vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -166,20 +187,6 @@ class Reporter:
         config = self._run.config
         fresh = config.train.initial_checkpoint_path is None
         self._progress.note(first_loss.describe(step, loss, config.model.vocab_size, config.loss, fresh=fresh))
-
-    def _stop_unless_finite(self, step: int, row: dict[str, float]) -> None:
-        # A finite loss can still have a gradient that ruins the parameters, and those would be saved.
-        what = next((name for name in ("loss", "param_norm") if not math.isfinite(row[name])), None)
-        if what is None:
-            return
-        good = "There is no checkpoint before it."
-        if self.last_good is not None:
-            good = f"The last good checkpoint is {self.last_good}."
-        raise UserError(
-            f"The {_WORDS[what]} of step {step} is {row[what]}; the run stops. {good} "
-            f"Gradient norm {row['grad_norm']:g}, parameter norm {row['param_norm']:g}, learning rate "
-            f"{row['learning_rate']:g}: a lower rate, a longer warm-up or --gin.CLIP_GLOBAL_NORM=1.0 usually helps."
-        )
 
 
 def _in_words(results: Results, task: str) -> str:

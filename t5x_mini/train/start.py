@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
+from t5x_mini.train import memory
 from t5x_mini.train.run import Run, assemble
 from t5x_mini.train.state import TrainState
 from t5x_mini.train.step import make_train_step
@@ -20,9 +21,11 @@ def assemble_to_train(config: RunConfig) -> Run:
     """`assemble`, with the vocabulary looked up in any case, and checked against the model's embedding.
 
     Raises:
-        UserError: what `assemble` raises; a vocabulary with more ids than the embedding has rows.
+        UserError: what `assemble` raises; a vocabulary with more ids than the embedding has rows; a state or a batch
+            that no memory here can hold.
     """
     run = assemble(config)
+    memory.check_fits(run)
     if run.vocabulary is None:  # a model whose size was written down
         run = dataclasses.replace(run, vocabulary=feeds.vocabulary_id(config.feed))
         _check_vocabulary_fits(run)
@@ -47,12 +50,14 @@ def initial_state(run: Run) -> tuple[TrainState, str | None]:
 
 
 def compile_step(run: Run) -> Callable:
-    """The compiled step, `(state, batch) -> (state, sums)` (`train/step.py`)."""
+    """The compiled step, `(state, batch) -> (state, sums)`, or with a limit to the loss (`train/step.py`)."""
     config, partitioner = run.config, run.partitioner
     step = make_train_step(
         config.model, config.loss, config.optimizer, config.schedule, config.train, partitioner.axis_name
     )
-    return partitioner.compile_train_step(step, run.shapes, run.shardings, run.batch_shapes(config.feed.batch_size))
+    shapes = run.batch_shapes(config.feed.batch_size)
+    numbers = 1 if config.train.on_divergence == "skip" else 0
+    return partitioner.compile_train_step(step, run.shapes, run.shardings, shapes, numbers)
 
 
 def _check_vocabulary_fits(run: Run) -> None:

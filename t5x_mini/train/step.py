@@ -6,6 +6,7 @@ part by its own normaliser and adding up, as T5X did, multiplies the loss by the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -18,12 +19,13 @@ from t5x_mini.parallel.sharding import constrain_as_state
 from t5x_mini.train import blocks, optimizers
 from t5x_mini.train import loss as losses
 from t5x_mini.train.config import LossConfig, TrainConfig
+from t5x_mini.train.metrics import SKIPPED
 from t5x_mini.train.schedules import Schedule
 from t5x_mini.train.state import TrainState, step_key
 
 Batch = Mapping[str, Array]
 Sums = dict[str, Float[Array, "..."]]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+Step = Callable[..., tuple[TrainState, Sums]]
 
 
 def make_train_step(
@@ -36,6 +38,10 @@ def make_train_step(
 ) -> Step:
     """The update of one batch: `(state, batch) -> (state, sums)`, to be jitted by the partitioner.
 
+    Where `train.on_divergence` is `skip` it is `(state, batch, limit) -> (state, sums)`: if the loss is not below the
+    limit, a float32, or the gradient is not finite, nothing of the state changes but its step, and `skipped_update` of
+    the sums is 1.
+
     The sums are those of `batch_sums`, and `grad_norm` (before clipping), `param_norm` (after the update) and
     `learning_rate`; and, unless `train.statistics_period` is 0, a vector each with a number for every block that is
     trained (`train/blocks.py`): `grad_rms`, of the gradient before clipping, and `update_ratio`, the RMS of the update
@@ -47,7 +53,7 @@ def make_train_step(
 
     axes = transformer.param_axes(model)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+    def train_step(state: TrainState, batch: Batch, *limit: Float[Array, ""]) -> tuple[TrainState, Sums]:
         key = step_key(state, train) if model.dropout_rate > 0 else None
         if key is not None and axis_name:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -71,7 +77,14 @@ def make_train_step(
             grads = _clip(grads, sums["grad_norm"], train.clip_global_norm)
 
         sums["learning_rate"] = schedule(state.step)
-        new, opt_state = optimizers.update(optimizer, grads, state.opt_state, trained, sums["learning_rate"])
+        update = functools.partial(optimizers.update, optimizer, grads, learning_rate=sums["learning_rate"])
+        if limit:
+            good = jnp.isfinite(sums["grad_norm"]) & (sums["objective"] / sums["normalizer"] < limit[0])
+            sums[SKIPPED] = 1.0 - good
+            # To choose between two finished states would take memory for both.
+            new, opt_state = jax.lax.cond(good, update, lambda old, params: (params, old), state.opt_state, trained)
+        else:
+            new, opt_state = update(state.opt_state, trained)
         params = state.params | new  # of their norms, those of the new ones are reported: a checkpoint holds these
         sums["param_norm"] = jnp.sqrt(jnp.sum(blocks.squares(params)))
         if train.statistics_period:

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import os
 import subprocess
@@ -131,6 +132,25 @@ def test_eight_devices_evaluate_as_one_does(architecture):
     alone = sums(eight_devices.one_device(architecture=architecture))
     for name in ("2x2x2", "pmap"):
         assert_close([sums(eight_devices.run(PARTITIONINGS[name], architecture, microbatches=2))], [alone])
+
+
+@pytest.mark.parametrize("name", ["2x2x2", "pmap"])
+def test_a_step_that_is_given_a_limit_skips_on_all_devices(name):
+    run = eight_devices.run(PARTITIONINGS[name])
+    config, partitioner = run.config, run.partitioner
+    train = dataclasses.replace(config.train, on_divergence="skip")
+    step = make_train_step(config.model, config.loss, config.optimizer, config.schedule, train, partitioner.axis_name)
+    shapes = run.batch_shapes(eight_devices.ROWS)
+    step = partitioner.compile_train_step(step, run.shapes, run.shardings, shapes, numbers=1)
+    state = jax.device_put(first_state("encoder_decoder"), run.shardings)
+    batch = partitioner.put(eight_devices.batches("encoder_decoder", 1)[0])
+    skipped = []
+    for limit in (np.inf, 0.0):
+        before = jax.device_get(state.params)
+        state, sums = step(state, batch, np.float32(limit))
+        same = jax.tree.map(np.array_equal, before, jax.device_get(state.params))
+        skipped.append((float(sums["skipped_update"]), all(same.values())))
+    assert skipped == [(0, False), (1, True)]
 
 
 def test_a_mesh_starts_from_the_numbers_of_one_device():

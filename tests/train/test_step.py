@@ -368,3 +368,61 @@ def test_frozen_parameters_stay_as_they_are_and_leave_the_others_their_gradients
     norm = optax.tree.norm({name: leaf[0] for name, leaf in some.opt_state.items()})
     assert float(sums["grad_norm"]) == pytest.approx(float(norm), rel=1e-6)
     assert some_flops < 0.9 * all_flops  # their gradients are not even computed
+
+
+# ------------------------------------------------------------------------------------------------- Skipping an update
+
+SKIPPING = dataclasses.replace(TRAIN, on_divergence="skip")
+
+
+def skipping_step(limit, batch=None, factor=1.0):
+    """A step of a real optimiser that may skip its update; the gradients are multiplied by a factor."""
+    model, optimizer = tiny.model("prefix_lm", num_decoder_layers=1), optimizers.AdamW()
+    batch = batch or tiny.batch(model.architecture, EXAMPLES)
+    update = step.make_train_step(model, LossConfig(), optimizer, Constant(learning_rate=0.1), SKIPPING)
+    params = {name: factor * array for name, array in tiny.params(model).items()}
+    before = state_of(params, optimizer)
+    return before, *jax.jit(update, compiler_options=tiny.QUICK)(before, batch, np.float32(limit))
+
+
+def test_a_step_below_the_limit_is_the_step_that_has_none():
+    before, after, sums = skipping_step(np.inf)
+    model, optimizer = tiny.model("prefix_lm", num_decoder_layers=1), optimizers.AdamW()
+    update = step.make_train_step(model, LossConfig(), optimizer, Constant(learning_rate=0.1), TRAIN)
+    batch = tiny.batch(model.architecture, EXAMPLES)
+    expected, expected_sums = jax.jit(update, compiler_options=tiny.QUICK)(before, batch)
+    assert float(sums.pop("skipped_update")) == 0
+    jax.tree.map(np.testing.assert_array_equal, after, expected)
+    jax.tree.map(np.testing.assert_array_equal, sums, expected_sums)
+
+
+@pytest.mark.parametrize(
+    ("limit", "factor"), [(0.5, 1.0), (np.inf, np.nan), (np.inf, 1e38)], ids=["spike", "nan", "overflow"]
+)
+def test_a_skipped_step_changes_nothing_but_its_number(limit, factor):
+    before, after, sums = skipping_step(limit, factor=factor)
+    assert float(sums["skipped_update"]) == 1
+    assert int(after.step) == int(before.step) + 1
+    same = dataclasses.replace(after, step=before.step)
+    jax.tree.map(np.testing.assert_array_equal, same, before)
+
+
+def test_the_limit_is_that_of_the_loss_that_is_reported():
+    loss = float(skipping_step(np.inf)[2]["objective"] / skipping_step(np.inf)[2]["normalizer"])
+    assert [float(skipping_step(limit)[2]["skipped_update"]) for limit in (loss * 0.999, loss * 1.001)] == [1, 0]
+
+
+def test_skipping_takes_no_memory_for_a_second_state():
+    """The old state and the new one are never there together, with or without the choice between them."""
+    model, optimizer = tiny.model("encoder_decoder", emb_dim=128, mlp_dim=512), optimizers.AdamW()
+    batch = tiny.batch(model.architecture, EXAMPLES)
+    state_before = state_of(tiny.params(model), optimizer)
+
+    def needed(train, *limit):
+        update = step.make_train_step(model, LossConfig(), optimizer, Constant(learning_rate=0.1), train)
+        return jax.jit(update, donate_argnums=0).lower(state_before, batch, *limit).compile().memory_analysis()
+
+    plain, skipping = needed(TRAIN), needed(SKIPPING, np.float32(1))
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state_before))
+    assert skipping.alias_size_in_bytes == plain.alias_size_in_bytes >= state_bytes
+    assert skipping.temp_size_in_bytes - plain.temp_size_in_bytes < state_bytes / 10
