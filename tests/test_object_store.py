@@ -13,6 +13,7 @@ import tiny_runs
 from processes import free_port
 
 from t5x_mini.checkpoint.steps import best_step, steps_of
+from t5x_mini.report.status import read_status
 from t5x_mini.storage import to_path
 
 BUCKET = "runs-of-tests"
@@ -42,6 +43,24 @@ print("imported:", [name for name in ("tensorflow", "seqio", "gcsfs") if sys.mod
 """
 
 
+def no_fault(method, path):
+    return None
+
+
+faults = no_fault
+
+
+@contextlib.contextmanager
+def failing(status, folder):
+    """All writes to the folder are refused, by the server's own word."""
+    global faults
+    faults = lambda method, path: status if method == "POST" and folder in path else None  # noqa: E731
+    try:
+        yield
+    finally:
+        faults = no_fault
+
+
 class Store:
     """A bucket with text, vocabulary and tokens; a folder with the gin file to train on them."""
 
@@ -65,11 +84,11 @@ class Store:
     def arguments(self, command, **macros):
         return self.tiny.arguments(command, f"--gin_file={self.tiny.folder / 'bucket.gin'}", **macros)
 
-    def start(self, *commands, **settings):
+    def start(self, *commands, stderr=subprocess.PIPE, **settings):
         """The commands, in a process of their own that has its programs kept where they are by default."""
         kept = {name: text for name, text in self.tiny.environment().items() if name != "JAX_COMPILATION_CACHE_DIR"}
         command = [sys.executable, "-c", DRIVER, json.dumps(commands)]
-        return subprocess.Popen(command, env=kept | settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, env=kept | settings, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
     def finish(self, *commands):
         """The same; gives what they printed."""
@@ -84,7 +103,7 @@ def store(tmp_path_factory):
     files, folder = {}, tmp_path_factory.mktemp("corpus")
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        address, _ = stack.enter_context(fake_servers.serving(files))
+        address, _ = stack.enter_context(fake_servers.serving(files, fault=lambda *request: faults(*request)))
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
         patch.setenv("XDG_CACHE_HOME", str(folder))  # a vocabulary from a bucket is kept
         yield Store(stack.enter_context(tiny_runs.tiny(folder)), files)
@@ -116,7 +135,10 @@ def test_a_killed_run_goes_on_in_the_bucket_and_leaves_there_what_one_here_leave
     assert [row["step"] for row in tiny_runs.training_rows(folder)] == list(range(1, steps + 1))
     pictures = {"loss.png", "masks.png"}
     written = {"metrics.jsonl", "config.gin", "model-info.txt", "complete.json", "tensorboard/events.out.tfevents"}
-    assert written | pictures <= without_hosts(folder)
+    assert written | pictures | {"log.jsonl"} <= without_hosts(folder) and not (folder / "run.lock").exists()
+    status = read_status(RUN)
+    assert (status.state, status.step, status.restarts) == ("complete", steps, 1)
+    assert status.goodput.spent["steps"] > 0
     assert all((folder / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
     assert json.loads((folder / "complete.json").read_text()) == {"step": steps, "total_steps": steps}
     assert steps_of(folder)[-1] == steps and best_step(folder / "checkpoints") in steps_of(folder)
@@ -166,6 +188,29 @@ def test_two_processes_train_in_a_bucket_and_go_on_in_a_copy_of_it(store):
         for name in [name for name in store.files if re.search("/two/.*/commit_success.txt$", name)]:
             del store.files[name]
     assert [row["step"] for row in tiny_runs.training_rows(to_path(folder))] == list(range(1, 21))
+
+
+@pytest.mark.damage("A bucket that takes nothing for a while, or is out of reach, costs no step and no row.")
+@pytest.mark.parametrize("status", [403, pytest.param(503, marks=pytest.mark.slow)])
+def test_a_bucket_that_refuses_writes_for_a_while_costs_nothing(store, tmp_path, status):
+    """403 is what a lost permission and a spent quota look like; 503, TensorStore itself tries again for a while."""
+    folder, steps = f"gs://{BUCKET}/refused{status}", 60
+    arguments = store.arguments("train", MODEL_DIR=folder, TRAIN_STEPS=steps, EVAL_PERIOD=10, CHECKPOINTS_TO_KEEP=3)
+    printed, limit = tmp_path / "printed", time.monotonic() + 240
+    with printed.open("w") as output, store.start(arguments, stderr=output) as process:
+        while not steps_of(folder) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.02)
+        safe = steps_of(folder)[-1]
+        with failing(status, f"name=refused{status}/"):
+            while ": the save failed, 1 of" not in printed.read_text() and process.poll() is None:
+                assert time.monotonic() < limit, printed.read_text()
+                time.sleep(0.05)
+        assert process.wait(timeout=240) == 0, printed.read_text()
+    assert [row["step"] for row in tiny_runs.training_rows(to_path(folder))] == list(range(1, steps + 1))
+    assert steps_of(folder)[-1] == steps
+    text = printed.read_text()
+    assert f"Safe is the checkpoint of step {safe}" in text and "cannot be reached" in text
+    assert "Traceback" not in text
 
 
 def test_a_dry_run_asks_no_bucket(store):
