@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import select
+import shlex
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from t5x_mini import cli_options, config_checks, quiet_libtpu
+from t5x_mini import cli_options, config_checks, quiet_libtpu, storage_errors
 from t5x_mini.errors import Terminated, UserError
+from t5x_mini.redaction import redact
+from t5x_mini.strangers import NO_GIN_IMPORTS
 
 if TYPE_CHECKING:
     from t5x_mini.feed.config import FeedConfig
@@ -39,21 +44,29 @@ def _main(arguments: Sequence[str] | None) -> int:
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # not where in the code it was thought of
     try:
         options = _parse(sys.argv[1:] if arguments is None else arguments)
-        _set_data_folders(options)
-        _run(options)
+        with _imports_forbidden(getattr(options, "no_gin_imports", False)):
+            _set_data_folders(options)
+            _run(options)
     except UserError as error:
-        print(f"t5x-mini: error: {error}", file=sys.stderr)
+        print(f"t5x-mini: error: {redact(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         if not _nobody_reads():
             raise
         return 1
+    except OSError as error:
+        if not (storage_errors.is_of_the_disk(error) or storage_errors.is_of_a_path(error)):
+            raise
+        where = f"{error.filename} can't be written or read: " if error.filename else ""
+        print(f"t5x-mini: error: {where}{storage_errors.of_a_command(error)} ({error.strerror}).", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("t5x-mini: interrupted.", file=sys.stderr)
         return 130
     except Terminated as terminated:
-        print(f"t5x-mini: {terminated}", file=sys.stderr)
-        return 143
+        command = shlex.join(["t5x-mini", *(sys.argv[1:] if arguments is None else arguments)])
+        print(f"t5x-mini: {terminated} Go on with the same command:\n    {command}", file=sys.stderr)
+        return terminated.status
     except Exception:
         if not _shares_its_run():
             raise
@@ -87,6 +100,22 @@ def _nobody_reads() -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _imports_forbidden(forbidden: bool) -> Iterator[None]:
+    """In the environment, and so for the processes that a command starts too."""
+    if not forbidden:
+        yield
+        return
+    before = os.environ.get(NO_GIN_IMPORTS)
+    os.environ[NO_GIN_IMPORTS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(NO_GIN_IMPORTS)
+        if before is not None:
+            os.environ[NO_GIN_IMPORTS] = before
+
+
 def _set_data_folders(options: argparse.Namespace) -> None:
     folder, caches = getattr(options, "tfds_data_dir", None), getattr(options, "cache_dirs", ())
     if folder:
@@ -109,8 +138,7 @@ def _run(options: argparse.Namespace) -> None:
         from t5x_mini.parallel import start_up
 
         processes = options.coordinator, options.num_processes, options.process_id
-        tries = options.command == "train" and (options.dry_run or options.overfit_one_batch)
-        start_up.join(*processes, saves_on_sigterm=options.command in ("train", "glue") and not tries)
+        start_up.join(*processes)
     match options.command:
         case "show":
             from t5x_mini.model.mask_figure import draw_masks
@@ -127,6 +155,15 @@ def _run(options: argparse.Namespace) -> None:
             from t5x_mini.report.page import report
 
             print(report(options.runs, options.output))
+        case "checkpoints":
+            from t5x_mini.checkpoint.checkpoints_command import checkpoints
+
+            names = ("verify", "keep", "delete", "yes")
+            checkpoints(options.run, **{name: getattr(options, name) for name in names})
+        case "status":
+            from t5x_mini.report.status import status
+
+            status(options.run, options.json)
         case "compare":
             from t5x_mini.report.compare import compare
 
@@ -162,6 +199,8 @@ def _run_with_config(options: argparse.Namespace) -> None:
 
     if options.command == "train" and options.overfit_one_batch and options.dry_run:
         raise UserError("--dry_run trains nothing: leave it out, or --overfit_one_batch.")
+    if options.command == "train" and (options.overfit_one_batch or options.dry_run):
+        _refuse(options, ("allow_changes",), "--allow_changes is for going on with a run")
     command_needs = {"training": options.command == "train", "needs_task": options.command != "infer"}
     run = config.load(options.gin_file, options.bindings, options.search_paths, **command_needs)
     compilation_cache.enable(run.train.compilation_cache, run.train.model_dir)
@@ -170,13 +209,15 @@ def _run_with_config(options: argparse.Namespace) -> None:
     elif options.command == "infer":
         from t5x_mini.evaluate.infer import infer as command
     elif options.dry_run:
-        from t5x_mini.train.loop import dry_run as command
+        from t5x_mini.train.describe import dry_run as command
     elif options.overfit_one_batch:
         from t5x_mini.train.overfit import overfit
 
         command = functools.partial(overfit, steps=options.overfit_one_batch)
     else:
-        from t5x_mini.train.loop import train as command
+        from t5x_mini.train.loop import train
+
+        command = functools.partial(train, allow_changes=options.allow_changes, began=options.began)
     command(run)
 
 
@@ -188,7 +229,8 @@ def _glue(options: argparse.Namespace) -> None:
 
     names = ("output", "strategy", "seeds", "from_scratch", "bindings", "search_paths")
     chosen = {name: getattr(options, name) for name in names}
-    glue(options.checkpoint, files=options.gin_file, tasks=options.tasks or DEFAULT, **chosen)
+    tasks = DEFAULT if options.tasks is None else options.tasks
+    glue(options.checkpoint, files=options.gin_file, tasks=tasks, **chosen)
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -196,7 +238,7 @@ def _generate(options: argparse.Namespace) -> None:
         raise UserError("Which model is to answer? Write --checkpoint=runs/quickstart.")
     from t5x_mini.evaluate.generate import generate
 
-    chosen = {name: value for name, value in vars(options).items() if name not in ("command", "bindings")}
+    chosen = {name: value for name, value in vars(options).items() if name not in ("command", "bindings", "began")}
     generate(chosen.pop("checkpoint"), chosen.pop("texts"), **chosen)
 
 
@@ -302,6 +344,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if bindings and "--gin_file" not in commands[options.command]._option_string_actions:
         raise UserError(f"`t5x-mini {options.command}` reads no configuration: leave out --gin.{bindings[0]}.")
     options.bindings = bindings
+    options.began = time.time()
     return options
 
 

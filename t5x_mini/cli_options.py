@@ -92,6 +92,24 @@ COMMANDS = {
   t5x-mini inspect --run=runs/quickstart --step=500
   t5x-mini inspect --run=runs/quickstart --step=500 --rows=16""",
     ),
+    "checkpoints": (
+        "list a run's checkpoints, verify and delete them",
+        "Lists a run's checkpoints with their sizes, ages and metrics. Or reads all their bytes, and says which files "
+        "are not what was written. Or deletes some, after asking.",
+        """examples:
+  t5x-mini checkpoints runs/quickstart
+  t5x-mini checkpoints runs/quickstart --verify
+  t5x-mini checkpoints runs/quickstart --keep=newest,best
+  t5x-mini checkpoints gs://my-bucket/runs/c4 --delete=1000,2000 --yes""",
+    ),
+    "status": (
+        "say whether a run is alive, and how far it is",
+        "Prints whether a run is alive, its step, speed and remaining time, its newest checkpoint and last error, and "
+        "what its time went into, over all restarts. Works from any machine that can read the folder.",
+        """examples:
+  t5x-mini status runs/quickstart
+  t5x-mini status gs://my-bucket/runs/c4 --json""",
+    ),
     "report": (
         "write a page about runs",
         "Writes one HTML page about runs, finished or going on: where their settings differ, losses, learning rate, "
@@ -192,11 +210,21 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         help="train on the first batch alone, up to so many times (300), and say whether it is learned by heart: a "
         "model that can't has a mistake in its data, masks or optimiser",
     )
+    commands["train"].add_argument(
+        "--allow_changes",
+        type=_words,
+        default=(),
+        metavar="NAME,...",
+        help="go on with a run although these settings are not those that its checkpoint was made with",
+    )
     _add_glue_options(commands["glue"])
     _add_generate_options(commands["generate"])
     _add_import_options(commands["import"])
     _add_export_options(commands["export"])
     _add_inspect_options(commands["inspect"])
+    _add_checkpoints_options(commands["checkpoints"])
+    commands["status"].add_argument("run", metavar="RUN", help="the MODEL_DIR of a run")
+    commands["status"].add_argument("--json", action="store_true", help="print it as one JSON object, for scripts")
     commands["compare"].add_argument("runs", nargs="*", metavar="RUN", help="the MODEL_DIR of a run; two or more")
     _add_plan_options(commands["plan"])
     _add_vocab_options(commands["vocab"])
@@ -296,6 +324,18 @@ def _add_vocabulary_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--extra_ids", type=_index, metavar="N", help="ids on top of it")
 
 
+def _add_checkpoints_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the MODEL_DIR of a run")
+    parser.add_argument("--verify", action="store_true", help="read all bytes; the exit status is 1 if any is damaged")
+    parser.add_argument(
+        "--keep", type=_words, default=(), metavar="STEP,...", help="delete all but these; also newest, best"
+    )
+    parser.add_argument("--delete", type=_words, default=(), metavar="STEP,...", help="delete these")
+    parser.add_argument(
+        "--yes", action="count", default=0, help="don't ask; twice, to delete even the last good checkpoint"
+    )
+
+
 def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="NAME", help="whose examples; `t5x-mini tasks` lists the names")
     parser.add_argument("--split", metavar="NAME", help="of the task (default: train)")
@@ -387,6 +427,12 @@ def _add_gin_options(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="FOLDER,...",
         help="more folders to find gin files in",
+    )
+    parser.add_argument(
+        "--no_gin_imports",
+        action="store_true",
+        help="refuse a configuration that names a Python module to import (MIXTURE_OR_TASK_MODULE): for files of "
+        "people whose code you would not run",
     )
     parser.add_argument("--tfds_data_dir", metavar="FOLDER", help="where TensorFlow Datasets keeps its data")
 

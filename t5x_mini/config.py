@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from t5x_mini import config_checks, gin_files, resources
+from t5x_mini import config_checks, gin_files, redaction, resources
 from t5x_mini.checkpoint.steps import FOLDER
 from t5x_mini.configurables import (
     DEFINITIONS,
@@ -110,8 +110,10 @@ def load_feed(
 
 
 def operative_config() -> str:
-    """What the last `load` resolved to, as a gin file that loads to an equal `RunConfig`."""
-    return f"# Everything a run was configured with: pass this file as --gin_file.\n\n{_operative_config}"
+    """What the last `load` resolved to, as a gin file that loads to an equal `RunConfig`. Without secrets, a password
+    in a URL, say: it is refused until they are given again."""
+    text = redaction.redact(_operative_config)
+    return f"# Everything a run was configured with: pass this file as --gin_file.\n\n{text}"
 
 
 def _read(

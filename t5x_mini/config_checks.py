@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -24,48 +25,59 @@ _POSITIVE = ("above 0", lambda value: value > 0)
 _NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
 _SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
 _AXIS = ("above 0, or -1 for all devices that are left", lambda value: value > 0 or value == -1)
+_SEED = ("from 0 to 4,294,967,295", lambda value: 0 <= value < 1 << 32)
+_LAYERS = ("from 1 to 10,000", lambda value: 1 <= value <= 10_000)
 _LENGTHS = ("not empty, with lengths above 0", lambda value: value and all(length > 0 for length in value.values()))
 
 # Only what a field can be judged by alone; what depends on devices or data is checked where those are known.
 _RANGES: dict[tuple[str, str], tuple[str, Callable[[Any], bool]]] = {
     ("FeedConfig", "batch_size"): _POSITIVE,
     ("FeedConfig", "task_feature_lengths"): _LENGTHS,
-    ("FeedConfig", "extra_ids"): _NOT_NEGATIVE,
+    ("FeedConfig", "extra_ids"): ("from 0 to 1,000,000", lambda value: 0 <= value <= 1_000_000),
     ("FeedConfig", "prefetch"): _NOT_NEGATIVE,
     ("Mixture", "limit"): _POSITIVE,
     ("Mixture", "temperature"): _POSITIVE,
     ("TransformerConfig", "dropout_rate"): _SHARE,
     ("LossConfig", "label_smoothing"): _SHARE,
     ("LossConfig", "z_loss"): _NOT_NEGATIVE,
+    ("FeedConfig", "seed"): _SEED,
     ("TrainConfig", "train_steps"): _POSITIVE,
     ("TrainConfig", "train_steps_relative"): _POSITIVE,
+    ("TrainConfig", "random_seed"): _SEED,
     ("TrainConfig", "reset_step"): _NOT_NEGATIVE,
     ("TrainConfig", "num_microbatches"): _POSITIVE,
     ("LossConfig", "blocks"): _POSITIVE,
     ("TrainConfig", "clip_global_norm"): _POSITIVE,
     ("TrainConfig", "eval_period"): _NOT_NEGATIVE,
     ("TrainConfig", "eval_steps"): _POSITIVE,
+    ("TrainConfig", "loss_spike"): _POSITIVE,
+    ("TrainConfig", "max_skips"): _POSITIVE,
     ("TrainConfig", "statistics_period"): _NOT_NEGATIVE,
     ("CheckpointConfig", "period"): _POSITIVE,
     ("CheckpointConfig", "keep"): _POSITIVE,
+    ("CheckpointConfig", "keep_best"): _POSITIVE,
+    ("CheckpointConfig", "keep_period"): _POSITIVE,
+    ("CheckpointConfig", "retries"): _NOT_NEGATIVE,
     ("TrainConfig", "patience"): _POSITIVE,
     ("EvaluateConfig", "eval_limit"): _POSITIVE,
     ("EvaluateConfig", "infer_limit"): _POSITIVE,
-    ("DecodingConfig", "max_length"): _POSITIVE,
+    ("DecodingConfig", "max_length"): ("from 1 to 1,000,000", lambda value: 1 <= value <= 1_000_000),
     ("DecodingConfig", "min_length"): _NOT_NEGATIVE,
-    ("DecodingConfig", "num_decodes"): _POSITIVE,
+    ("DecodingConfig", "num_decodes"): ("from 1 to 10,000", lambda value: 1 <= value <= 10_000),
     ("DecodingConfig", "temperature"): _NOT_NEGATIVE,
     ("DecodingConfig", "top_k"): _NOT_NEGATIVE,
     ("DecodingConfig", "top_p"): ("above 0 and at most 1", lambda value: 0 < value <= 1),
     ("DecodingConfig", "length_penalty"): _NOT_NEGATIVE,
+    ("DecodingConfig", "seed"): _SEED,
+    ("TransformerConfig", "num_encoder_layers"): _LAYERS,
+    ("TransformerConfig", "num_decoder_layers"): _LAYERS,
     ("PartitioningConfig", "data"): _AXIS,
     ("PartitioningConfig", "fsdp"): _AXIS,
     ("PartitioningConfig", "model"): _AXIS,
 } | {
     ("TransformerConfig", size): _POSITIVE
     for size in (
-        *("vocab_size", "emb_dim", "num_heads", "head_dim", "num_encoder_layers", "num_decoder_layers", "mlp_dim"),
-        *("relpos_buckets", "relpos_max_distance"),
+        *("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim", "relpos_buckets", "relpos_max_distance"),
     )
 }
 
@@ -104,8 +116,20 @@ def describe(hint: Any) -> str:
 
 def range_of(owner: str, field: str, value: object) -> str | None:
     """What the field's values must be, in words, if this (well-typed) one is not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "finite"
     words, within = _RANGES.get((owner, field), ("", lambda _: True))
     return None if value is None or within(value) else words
+
+
+def check_fields(cls: type, values: Mapping[str, object], where: str) -> None:
+    """Raises UserError, with `where` they stand, unless these values can be the dataclass's fields of these names."""
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if not fits(value, hints[name]):
+            raise UserError(f"{where}: {name} is {value!r}, not {describe(hints[name])}. It is damaged: copy it again.")
+        if words := range_of(cls.__name__, name, value):
+            raise UserError(f"{where}: {name} is {value!r}, and must be {words}. It is damaged: copy it again.")
 
 
 def check_together(config: Any, training: bool) -> None:
@@ -158,10 +182,16 @@ def _check_start(train: Any) -> None:
 
 def _check_best(train: Any) -> None:
     """Whether there is something to choose the best checkpoint by, and to stop early for."""
-    if train.best_metric is not None and not train.eval_period:
+    of_training = train.best_metric is not None and train.best_metric.startswith("train/")
+    if train.best_metric is not None and not of_training and not train.eval_period:
         raise UserError(
             f"BEST_METRIC = {train.best_metric!r} is measured at evaluations, and EVAL_PERIOD = 0 makes none: write "
             "--gin.EVAL_PERIOD=1000, or BEST_METRIC=None."
+        )
+    if train.patience is not None and of_training:
+        raise UserError(
+            f"PATIENCE = {train.patience} counts evaluations, and BEST_METRIC = {train.best_metric!r} is measured in "
+            "training: leave one of them out, or choose by --gin.BEST_METRIC=loss."
         )
     if train.patience is not None and train.best_metric is None:
         raise UserError(

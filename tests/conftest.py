@@ -4,6 +4,7 @@ Both have to be in place before JAX and the package are imported, so they stand 
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What tests compile is not kept among what the user's own runs have, unless a test says where.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
+
+# A job that a shell runs in the background ignores Ctrl-C, and so would the runs that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # annotations.py, goldens.py and tiny.py, by their bare names.
 sys.path.append(str(Path(__file__).parent))

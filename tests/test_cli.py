@@ -2,8 +2,10 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import made_up_runs
 import pytest
 
 from t5x_mini import cli, cli_options
-from t5x_mini.errors import Terminated
+from t5x_mini.errors import Terminated, UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +31,8 @@ def called(monkeypatch):
             setattr(fake, name, lambda *arguments, name=name, **named: calls.append((name, *arguments, *named.items())))
         monkeypatch.setitem(sys.modules, module, fake)
 
-    stand_in("t5x_mini.train.loop", "train", "dry_run")
+    stand_in("t5x_mini.train.loop", "train")
+    stand_in("t5x_mini.train.describe", "dry_run")
     stand_in("t5x_mini.evaluate.eval_command", "evaluate")
     stand_in("t5x_mini.evaluate.infer", "infer")
     stand_in("t5x_mini.model.mask_figure", "draw_masks")
@@ -51,9 +54,24 @@ def called(monkeypatch):
 )
 def test_a_command_calls_its_function_with_the_config(called, arguments, function):
     assert cli.main([*arguments, *RUN, "--gin.BATCH_SIZE=4", "--gin.TransformerConfig.emb_dim=8"]) == 0
-    ((name, run),) = called
+    ((name, run, *_),) = called
     assert name == function
     assert (run.train.model_dir, run.feed.batch_size, run.model.emb_dim) == ("runs/x", 4, 8)
+
+
+def test_what_may_change_on_a_resume_is_handed_on(called):
+    began = time.time()
+    assert cli.main(["train", *RUN, "--allow_changes=BATCH_SIZE,Z_LOSS"]) == 0
+    ((_, _, (first, allowed), (second, since)),) = called
+    assert (first, allowed, second) == ("allow_changes", ("BATCH_SIZE", "Z_LOSS"), "began")
+    assert began <= since <= time.time()
+
+
+@pytest.mark.parametrize("other", ["--dry_run", "--overfit_one_batch"])
+def test_what_goes_on_with_no_run_takes_no_changes(called, capsys, other):
+    assert cli.main(["train", *RUN, other, "--allow_changes=BATCH_SIZE"]) == 1
+    assert "--allow_changes is for going on with a run: leave out --allow_changes." in capsys.readouterr().err
+    assert not called
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "infer"])
@@ -64,17 +82,20 @@ def test_processes_find_one_another_before_anything_is_read(called, monkeypatch,
     monkeypatch.setattr(start_up, "join", lambda *given, **named: joined.append((given, named, list(called))))
     arguments = ["--coordinator=localhost:1234", "--num_processes=4", "--process_id=3"]
     assert cli.main([command, *RUN, *arguments]) == 0
-    assert joined == [(("localhost:1234", 4, 3), {"saves_on_sigterm": command == "train"}, [])]
+    assert joined == [(("localhost:1234", 4, 3), {}, [])]
     assert len(called) == 1
 
 
 def test_a_run_that_sigterm_ended_says_so(monkeypatch, capsys):
     def run(options):
-        raise Terminated("SIGTERM: stopped after step 7 of 9.")
+        raise Terminated("SIGTERM: stopped after step 7 of 9.", signal.SIGTERM)
 
     monkeypatch.setattr(cli, "_run", run)
     assert cli.main(["train", *RUN]) == 143
-    assert capsys.readouterr().err == "t5x-mini: SIGTERM: stopped after step 7 of 9.\n"
+    assert capsys.readouterr().err == (
+        "t5x-mini: SIGTERM: stopped after step 7 of 9. Go on with the same command:\n"
+        f"    t5x-mini train {' '.join(RUN)}\n"
+    )
 
 
 def test_gin_files_may_be_given_in_two_words_and_repeatedly(called):
@@ -268,8 +289,17 @@ def test_a_mistake_is_told_in_words_without_a_traceback(called, capsys, argument
     assert called == []
 
 
+def test_a_password_in_a_path_is_not_printed(called, monkeypatch, capsys):
+    def fail(run, **_):
+        raise UserError("'https://me:hunter2@host/x.txt' cannot be reached")
+
+    monkeypatch.setattr(sys.modules["t5x_mini.train.loop"], "train", fail)
+    assert cli.main(["train", *RUN]) == 1
+    assert capsys.readouterr().err == "t5x-mini: error: 'https://[redacted]@host/x.txt' cannot be reached\n"
+
+
 def test_an_interrupt_is_not_a_traceback(called, monkeypatch, capsys):
-    def interrupt(run):
+    def interrupt(run, **_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules["t5x_mini.train.loop"], "train", interrupt)
@@ -278,7 +308,7 @@ def test_an_interrupt_is_not_a_traceback(called, monkeypatch, capsys):
 
 
 def test_a_bug_keeps_its_traceback(called, monkeypatch):
-    def fail(run):
+    def fail(run, **_):
         raise ValueError("a bug")
 
     monkeypatch.setattr(sys.modules["t5x_mini.train.loop"], "train", fail)

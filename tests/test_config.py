@@ -89,10 +89,17 @@ def test_every_macro_sets_the_field_that_it_names():
         "CLIP_GLOBAL_NORM": 1.5,
         "BEST_METRIC": "average",
         "PATIENCE": 3,
+        "ON_DIVERGENCE": "skip",
+        "LOSS_SPIKE": 6.5,
+        "MAX_SKIPS": 13,
         "STATISTICS_PERIOD": 50,
         "CLOSING_REPORT": True,
         "CHECKPOINT_PERIOD": 9,
         "CHECKPOINTS_TO_KEEP": None,
+        "BEST_CHECKPOINTS_TO_KEEP": 4,
+        "CHECKPOINT_KEEP_PERIOD": 5000,
+        "ON_DAMAGED_CHECKPOINT": "stop",
+        "SAVE_RETRIES": 3,
         "LOSS_BLOCKS": 4,
         "COMPILATION_CACHE": "gs://g/xla",
         "PARTITIONING": "mesh",
@@ -117,6 +124,8 @@ def test_every_macro_sets_the_field_that_it_names():
     assert train.compilation_cache == "gs://g/xla"
     assert (train.initial_checkpoint_path, train.eval_steps, train.eval_period) == ("a/b", 3, 4)
     assert (train.reset_optimizer, train.reset_step, train.frozen) == (True, 1_000_000, ("encoder/.*", "decoder/.*"))
+    kept = run.checkpoint.keep_best, run.checkpoint.keep_period, run.checkpoint.on_damage
+    assert kept == (4, 5000, "stop")
     assert train.assignment_map == (("decoder/(.*)", r"encoder/\1"), ("a", None))
     assert (train.prng_impl, train.num_microbatches, train.clip_global_norm) == ("rbg", 2, 1.5)
     assert (train.closing_report, run.checkpoint.period, run.checkpoint.keep) == (True, 9, None)
@@ -124,7 +133,8 @@ def test_every_macro_sets_the_field_that_it_names():
     assert paths == ("c/d", "e", "f")
     chosen = run.evaluate.eval_checkpoints, run.evaluate.eval_limit, run.evaluate.rank_classification
     assert (*chosen, train.best_metric, train.patience) == ("all", 11, False, "average", 3)
-    assert train.statistics_period == 50
+    assert (train.statistics_period, train.on_divergence, train.loss_spike) == (50, "skip", 6.5)
+    assert train.max_skips == 13
     assert (run.evaluate.infer_input, run.evaluate.infer_limit) == ("questions.txt", 12)
     mesh = run.partitioning
     assert (mesh.kind, mesh.data, mesh.fsdp, mesh.model) == ("mesh", 2, 4, 8)
@@ -393,6 +403,8 @@ def test_what_is_best_is_measured_at_evaluations():
     assert "EVAL_PERIOD = 0 makes none" in _message([], [*RUN, "BEST_METRIC=loss", "EVAL_PERIOD=0"])
     assert "write --gin.BEST_METRIC=average" in _message([], [*RUN, "PATIENCE=2"])
     assert config.load([], [*RUN, "PATIENCE=2", "BEST_METRIC=loss"]).train.patience == 2
+    assert config.load([], [*RUN, "BEST_METRIC=train/loss", "EVAL_PERIOD=0"]).train.best_metric == "train/loss"
+    assert "PATIENCE = 2 counts evaluations" in _message([], [*RUN, "BEST_METRIC=train/loss", "PATIENCE=2"])
 
 
 def test_the_number_of_steps_is_said_once():

@@ -56,9 +56,15 @@ class TrainConfig:
         clip_global_norm: gradients longer than this are scaled down to it; None leaves them.
         eval_period: steps between evaluations on held-out text; 0 for none.
         eval_steps: batches an evaluation; None reads the whole split.
-        best_metric: what the best checkpoint is chosen by: `average`, `glue_average`, `<task>/<metric>` or `loss`
-            (`train/best.py`); None: none is chosen.
+        best_metric: what the best checkpoints are chosen by: `average`, `glue_average`, `<task>/<metric>`, `loss`, any
+            name of an evaluation's row, or `train/<name>` of a training row's (`train/best.py`); None: none are chosen.
         patience: evaluations without a better `best_metric` after which the run stops; None: it never does.
+        on_divergence: what to do about a step whose loss, gradient or parameters are not finite, or whose loss is a
+            spike: `stop`; `skip` its update; or `roll_back` to the newest checkpoint and leave out the batches from
+            there to that step (`train/divergence.py`).
+        loss_spike: standard deviations above the mean of the last 128 losses from which on a loss is a spike; None:
+            no finite one is (OLMo takes 6).
+        max_skips: updates that are skipped in a row, or roll-backs that get the run no further, after which it stops.
         statistics_period: steps between rows with the RMS of the gradient and the size of the update of each block;
             0 for none, and then they are not computed.
         compilation_cache: a folder, here or in a bucket, for what XLA compiles, so that a run that is started again
@@ -84,6 +90,9 @@ class TrainConfig:
     eval_steps: int | None = 20
     best_metric: str | None = None
     patience: int | None = None
+    on_divergence: Literal["stop", "skip", "roll_back"] = "stop"
+    loss_spike: float | None = None
+    max_skips: int = 10
     statistics_period: int = 100
     compilation_cache: str | None = "auto"
     closing_report: bool = False
