@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gin import config_parser
 
-from t5x_mini import config_checks, resources
+from t5x_mini import config_checks, resources, strangers
 from t5x_mini.errors import UserError
 from t5x_mini.storage import is_remote, to_path
 
@@ -24,6 +24,8 @@ _T5X_NAMES = frozenset(
     "__gin__ __main__ t5x t5 flaxformer seqio adafactor checkpoints decoding eval_script export_lib gin_utils infer "
     "infer_script models network optimizers partitioning train train_script trainer utils".split()
 )
+_LARGEST = 8 * strangers.MIB
+_SHOWN = 200  # characters of a line that is quoted
 T5X_MACROS = frozenset(("ACTIVATION_DTYPE", "MODEL", "OPTIMIZER", "USE_HARDWARE_RNG"))
 
 
@@ -109,9 +111,9 @@ def read_file(name: str, folders: Sequence[str], including: tuple[pathlib.Path, 
     path = _find(name, folders)
     including = (*including, path.resolve())
     try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} can't be read as a gin file: {error}.") from None
+        text = strangers.read_bytes(path, "a gin file", _LARGEST).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} can't be read as a gin file: {error}. Write it as UTF-8.") from None
     for statement in _parse(text, str(path)):
         where, line = f"{path}, line {statement.location.line_num}", statement.location.line_content.strip()
         match statement:
@@ -153,6 +155,8 @@ def _find(name: str, folders: Sequence[str]) -> pathlib.Path:
     for path in places:
         if path.is_file():
             return path
+    if folders_found := [path for path in places if path.is_dir()]:
+        raise UserError(f"{folders_found[0]} is a folder. Write the gin file in it: --gin_file={name}/NAME.gin.")
     shipped = resources.gin_root()
     known = [path.relative_to(shipped.parent).as_posix() for path in shipped.rglob("*.gin")]
     here = [] if is_remote(name) else [str(path) for path in pathlib.Path(name).parent.glob("*.gin")]
@@ -193,6 +197,8 @@ def _parse(text: str, where: str) -> Iterator[_Statement]:
             begin += 1
         text_there = lines[begin - 1].strip() if lines else ""
         raise complaint(f"{where}, line {begin}", text_there, "a bracket or a quote is left open.") from None
+    except (RecursionError, MemoryError):  # of Python's own parser, which reads the values
+        raise complaint(f"{where}, line {begin}", "", "brackets are nested too deep; no setting needs that.") from None
     except SyntaxError as error:
         hint = "expected NAME = value or Class.field = value; is a quote or a bracket missing?"
         raise complaint(f"{where}, line {error.lineno}", (error.text or "").strip(), hint) from None
@@ -215,8 +221,10 @@ def as_gin(bindings: Iterable[Binding]) -> str:
 
 
 def complaint(where: str, text: str, message: str) -> UserError:
-    """The message with the place it is about in front, and the line that stands there behind."""
-    return UserError(f"{where}: {message}" + (f"\n    {text}" if text else ""))
+    """The message with the place it is about in front, and the line that stands there behind, as far as it is text."""
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} ..."
+    return UserError(f"{where}: {message}" + (f"\n    {shown}" if shown else ""))
 
 
 def complain(binding: Binding, message: str) -> typing.NoReturn:

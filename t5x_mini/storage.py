@@ -40,6 +40,8 @@ def check_writable(folder: str, name: str) -> None:
     Raises:
         UserError: as said.
     """
+    if "\0" in folder:
+        raise UserError(f"{name} is {folder!r}: no folder's name has a null byte. Write another.")
     if is_remote(folder) and not folder.startswith("gs://"):
         raise UserError(
             f"{name} is {folder}, but runs are written to this machine or to gs://. Write gs://my-bucket/runs/my_run, "

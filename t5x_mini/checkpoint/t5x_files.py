@@ -19,12 +19,14 @@ import ml_dtypes
 import numpy as np
 import tensorstore as ts
 
+from t5x_mini import strangers
 from t5x_mini.errors import UserError
 from t5x_mini.tasks import files, remote
 
 Leaf = np.ndarray | ts.TensorStore
 
 _PLACEHOLDER = "PLACEHOLDER://"  # of Orbax, where the msgpack file stands for an array beside it
+_LARGEST = 4 << 30
 _ZARR = {"/.zarray": "zarr", "/zarr.json": "zarr3"}
 _ORBAX = {"_METADATA", "manifest.ocdbt", "checkpoint"}
 _EXAMPLE = "gs://t5-data/pretrained_models/t5x/t5_1_1_small/checkpoint_1000000"
@@ -103,13 +105,21 @@ def _msgpack_leaves(path: str) -> dict[str, np.ndarray | str]:
     """What the file holds by name: an array, or the name of the zarr array beside the file."""
     from flax import serialization
 
-    data = files.read_bytes(path)
+    data = strangers.read_bytes(path, "T5X's file of small arrays", _LARGEST)
     if data.startswith(b"model_checkpoint_path"):
         raise UserError(
             f"{path} is of a TensorFlow checkpoint (Mesh TensorFlow's T5). Import the same model from T5X's or Hugging "
             "Face's checkpoints, or convert it with T5X's convert_tf_checkpoint."
         )
-    tree = serialization.msgpack_restore(data)
+    try:
+        tree = serialization.msgpack_restore(data)
+        if not isinstance(tree, dict) or not isinstance(tree.get("version", 3), int):
+            raise ValueError("it holds no tree of arrays")
+    except Exception as error:  # of msgpack's and flax's, for whatever bytes there are
+        raise UserError(
+            f"{path} is not a checkpoint that T5X wrote ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:120]}). Copy the whole folder again, or write the path of another."
+        ) from None
     if tree.get("version", 3) < 2:
         raise UserError(f"{path} has version {tree['version']} of T5X's format; versions 2 and 3 can be read.")
     found = {name: _array_or_name(leaf) for name, leaf in _flat(tree.get("optimizer", tree))}
@@ -152,7 +162,8 @@ class RunConfigGin:
 
     def __init__(self, folder: str):
         path = f"{folder.rpartition('/')[0]}/config.gin"
-        self._text = files.read_bytes(path).decode() if files.exists(path) else ""
+        text = strangers.read_bytes(path, "T5X's config.gin", 8 * strangers.MIB) if files.exists(path) else b""
+        self._text = text.decode("utf-8", "replace")
         self.vocabulary: str | None = self._value(r"SentencePieceVocabulary\.sentencepiece_model_file")
         if self.vocabulary is None and re.search(r"(?m)^\w+ *= *@seqio\.ByteVocabulary\(\)", self._text):
             self.vocabulary = "bytes"
@@ -166,5 +177,5 @@ class RunConfigGin:
         found = re.search(rf"(?m)^(?:[\w./]*{name}) *= *\\?\s*(['\"(\[\d].*)$", self._text)
         try:
             return ast.literal_eval(found[1]) if found else default
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             return default

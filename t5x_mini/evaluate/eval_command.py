@@ -92,7 +92,8 @@ def _checkpoints(config: RunConfig) -> list[str]:
     path = config.evaluate.checkpoint_path or config.train.model_dir
     if which == "last":
         return [path]
-    from t5x_mini.checkpoint.manager import BEST, FOLDER, locate, steps_of  # Orbax takes a second to import
+    from t5x_mini.checkpoint.locate import BEST, locate
+    from t5x_mini.checkpoint.steps import FOLDER, steps_of
 
     run_dir = path.rstrip("/").removesuffix(f"/{FOLDER}")
     steps = steps_of(run_dir)

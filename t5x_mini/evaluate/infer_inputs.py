@@ -240,7 +240,7 @@ def _json_lines(lines: Iterable[tuple[str, str]], skipped: sources.Skipped) -> I
             continue
         try:
             row = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"INFER_INPUT, {place} is not JSON: {error}. It begins with {text[:60]!r}.") from None
         if not isinstance(row, dict) or not isinstance(row.get("inputs"), str):
             found = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else f"{text[:60]!r}"

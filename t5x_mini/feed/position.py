@@ -47,14 +47,18 @@ class Position:
         line, _, snapshot = data[len(_MAGIC) :].partition(b"\n")
         try:
             header = json.loads(line)
-        except ValueError:
+            checksum, saved = header["snapshot_sha256"], header["snapshot_bytes"]
+            fingerprint, batches = header["fingerprint"], header["batches_after_snapshot"]
+            if not isinstance(fingerprint, dict) or type(batches) is not int or batches < 0:
+                raise ValueError("no position is so")
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError("The saved data position has a damaged header. Resume from another checkpoint.") from None
-        if hashlib.sha256(snapshot).hexdigest() != header["snapshot_sha256"]:
+        if hashlib.sha256(snapshot).hexdigest() != checksum:
             raise UserError(
                 f"The saved data position is damaged: {len(snapshot)} bytes of iterator state that do not have the "
-                f"checksum of the {header['snapshot_bytes']} that were saved. Resume from another checkpoint."
+                f"checksum of the {saved} that were saved. Resume from another checkpoint."
             )
-        return cls(header["fingerprint"], snapshot, header["batches_after_snapshot"])
+        return cls(fingerprint, snapshot, batches)
 
     def check(self, fingerprint: Mapping[str, str | int | bool | Mapping[str, int]]) -> None:
         """Raises UserError unless this position belongs to the stream with that fingerprint.

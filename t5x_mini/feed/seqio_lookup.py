@@ -6,7 +6,9 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 
+from t5x_mini import strangers
 from t5x_mini.errors import UserError
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.quiet import hold_back_stderr
@@ -23,7 +25,7 @@ with hold_back_stderr():
     tf.config.set_visible_devices([], "GPU")
 
 # SeqIO warns of every task of a mixture that lacks a split; GLUE's proportions have three on purpose.
-logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 Provider = seqio.Task | seqio.Mixture
 
@@ -59,10 +61,31 @@ def import_module(config: FeedConfig) -> None:
     It may mix tasks of gin files and of this project. They need the run's vocabulary, which is fetched for a module
     that does mix them, and not for one whose tasks have their own.
 
-    Raises UserError if the module cannot be imported, or the vocabulary is needed and cannot be read.
+    Raises UserError if the module cannot be imported or fails, or the vocabulary is needed and cannot be read.
     """
     if config.mixture_or_task_module is None:
         return
+    if os.environ.get(strangers.NO_GIN_IMPORTS):
+        raise UserError(
+            f"MIXTURE_OR_TASK_MODULE = {config.mixture_or_task_module!r} would run that module's code, and "
+            "--no_gin_imports forbids it. Leave that option out if you trust the module and who wrote the "
+            "configuration; or set MIXTURE_OR_TASK_MODULE=None."
+        )
+    try:
+        _import_with_tasks(config)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a module of the user's does
+        *_, last = traceback.extract_tb(error.__traceback__)
+        file, line = getattr(error, "filename", None) or last.filename, getattr(error, "lineno", None) or last.lineno
+        raise UserError(
+            f"MIXTURE_OR_TASK_MODULE = {config.mixture_or_task_module!r} fails when it is imported, in {file}, line "
+            f"{line}: {type(error).__name__}: {error}. Mend the module, or leave it out."
+        ) from error
+
+
+def _import_with_tasks(config: FeedConfig) -> None:
+    """Imports the module; what it may mix is made known before."""
     is_here = vocabularies.is_here(config.vocabulary)
     if is_here:
         _register_for_module(config)

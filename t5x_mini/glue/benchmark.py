@@ -63,6 +63,8 @@ def choose(names: Sequence[str]) -> list[Part]:
         UserError: there is no such part.
     """
     known = {alias: part for part in PARTS.values() for alias in (part.name, *part.tasks)}
+    if not names:
+        raise UserError(f"--tasks names no task. GLUE has {', '.join(PARTS)}.")
     for name in names:
         if name not in known:
             hint = config_checks.closest(name, PARTS)

@@ -80,6 +80,7 @@ def glue(
     _check_bindings(bindings)
     shared = _Shared(checkpoint, folder, [RECIPE, *files], bindings, search_paths)
     _check_data(parts, shared.feed)
+    shared.write()
     runs = plan(parts, strategy, seeds, from_scratch)
     configs = {run: shared.config(run) for run in runs}  # all of them, before what takes long
     # All finetunings are the same program, which is compiled for the first.
@@ -105,9 +106,12 @@ class _Shared:
             raise UserError("EVAL_PERIOD is 0, but the table is made of evaluations. Write --gin.EVAL_PERIOD=5000.")
         self.feed = loaded.feed
         self._mixtures: dict[str, list[str]] = {}
-        self._file = folder / "config.gin"
+        self._file, self._text = folder / "config.gin", config_module.operative_config()
+
+    def write(self) -> None:
+        """Writes OUTPUT/config.gin, from which `config` reads."""
         if jax.process_index() == 0:
-            write_whole(self._file, config_module.operative_config())
+            write_whole(self._file, self._text)
 
     def config(self, run: Finetuning) -> RunConfig:
         """The run's, ready for `train`: the last one asked for is also what `config.operative_config` tells.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from t5x_mini.checkpoint.manager import FOLDER
+from t5x_mini.checkpoint.steps import FOLDER
 from t5x_mini.config import RunConfig
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate import answers

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from t5x_mini.checkpoint.manager import FOLDER, best_step, steps_of
+from t5x_mini.checkpoint.steps import FOLDER, best_step, steps_of
 from t5x_mini.errors import UserError
 from t5x_mini.glue import table
 from t5x_mini.glue.plan import Finetuning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping
 
@@ -64,7 +65,28 @@ class _Fields(Mapping):
         return len(self._row)
 
 
-_FORMATTER = string.Formatter()
+class _Formatter(string.Formatter):
+    """Fills in fields, and fields in fields, `{translation[en]}`: nothing that Python's objects have besides."""
+
+    def get_field(self, field_name, args, kwargs):
+        parts = re.fullmatch(r"([^.\[\]]*)((?:\[[^\]]*\])*)", field_name)
+        if not parts:
+            raise ValueError(f"{{{field_name}}} asks for more than a field")
+        first = parts[1]
+        value = self.get_value(int(first) if first.isdecimal() else first, args, kwargs)
+        for key in re.findall(r"\[([^\]]*)\]", parts[2]):
+            if not isinstance(value, Mapping | list):
+                raise ValueError(f"{{{field_name}}} asks for more than a field")
+            value = value[int(key) if isinstance(value, list) else key]
+        return value, first
+
+    def format_field(self, value, format_spec):
+        if re.search(r"\d{5}", format_spec):
+            raise ValueError(f"{format_spec!r} is wider than any example")
+        return super().format_field(value, format_spec)
+
+
+_FORMATTER = _Formatter()
 
 
 def _decoded(name: str, value: bytes) -> str:

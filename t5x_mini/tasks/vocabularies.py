@@ -21,7 +21,7 @@ import sentencepiece
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
-from t5x_mini import resources
+from t5x_mini import resources, strangers
 from t5x_mini.errors import UserError
 from t5x_mini.tasks import files
 from t5x_mini.tasks.vocabulary_training import train
@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 DEFAULT_EXTRA_IDS = 100
+_MOST_EXTRA_IDS = 1_000_000
+_LARGEST = 256 * strangers.MIB  # of a model; mT5's has 4
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 
 _BYTES = 256
@@ -181,6 +183,7 @@ def load(name: str | os.PathLike, extra_ids: int = DEFAULT_EXTRA_IDS) -> Vocabul
       UserError: there is no such vocabulary, or it cannot be read.
     """
     name = os.fspath(name)
+    _checked_extra_ids(extra_ids)
     if name == "bytes":
         return ByteVocabulary(extra_ids)
     return SentencePieceVocabulary(_local_path(name), extra_ids)
@@ -212,8 +215,8 @@ def bytes_per_token(vocabulary: Vocabulary, texts: Sequence[str]) -> float:
 
 
 def _checked_extra_ids(extra_ids: int) -> int:
-    if extra_ids < 0:
-        raise UserError(f"EXTRA_IDS is {extra_ids}. Write 0 or more; T5 has 100.")
+    if not 0 <= extra_ids <= _MOST_EXTRA_IDS:
+        raise UserError(f"EXTRA_IDS is {extra_ids}. Write 0 to {_MOST_EXTRA_IDS:,}; T5 has 100.")
     return extra_ids
 
 
@@ -250,7 +253,7 @@ def _downloaded(url: str) -> str:
     path = _cached_copy(url)
     if not path.is_file():
         try:
-            data = files.read_bytes(url)
+            data = strangers.read_bytes(url, "a SentencePiece model", _LARGEST)
         except FileNotFoundError as error:
             raise UserError(f"The vocabulary file {url!r} does not exist. Correct VOCABULARY.") from error
         except UserError as error:
@@ -263,10 +266,15 @@ def _downloaded(url: str) -> str:
     return str(path)
 
 
+def read_proto(path: str) -> sentencepiece_model_pb2.ModelProto:
+    """What a SentencePiece model's file holds. Raises UserError if it is none, or cannot be read."""
+    return _parsed(_read_model(path), path)
+
+
 def _read_model(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
+        return strangers.read_bytes(path, "a SentencePiece model", _LARGEST)
+    except FileNotFoundError as error:
         raise UserError(f"The vocabulary file {path!r} cannot be read: {error}.") from error
 
 

@@ -15,6 +15,7 @@ from t5x_mini.errors import UserError
 from t5x_mini.tasks import files
 
 # SentencePiece leaves out, with a warning, what is longer than its limit in bytes (4192).
+_MOST_PIECES = 10_000_000
 _SENTENCE_CHARACTERS = 1000
 
 
@@ -50,6 +51,8 @@ def train(
     """
     if model_type not in ("unigram", "bpe"):
         raise UserError(f"model_type is {model_type!r}. Write 'unigram', as T5's, or 'bpe'.")
+    if size > _MOST_PIECES:
+        raise UserError(f"No text has {size:,} pieces. Write --size={_MOST_PIECES} or less; T5 has 32000.")
     sentences = _sentences(texts)
     if (first := next(sentences, None)) is None:
         raise UserError("There is no text to train a vocabulary on: the sources are empty.")

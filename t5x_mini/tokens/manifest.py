@@ -20,12 +20,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import string
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from t5x_mini import strangers
 from t5x_mini.errors import UserError
 from t5x_mini.tasks import files
 from t5x_mini.tasks.definitions import PretrainingTask, TextToTextTask
@@ -36,6 +40,9 @@ CHUNK_BYTES = 1 << 20
 LENGTH_DTYPE = np.dtype("<u4")
 
 Kind = Literal["stream", "examples"]
+
+_SHARD_NAME = re.compile(r"\d+-of-\d+", re.ASCII)
+_LARGEST = 1 << 30  # of a manifest: of a store of 100 TB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,14 +147,17 @@ class Manifest:
         """The inverse of `to_json`. Raises UserError, which names `where`, for anything else."""
         try:
             fields = json.loads(text)
+            if type(fields["format"]) is not int:
+                raise TypeError("a format is a number")
             if fields["format"] != FORMAT:
                 raise UserError(
                     f"{where} has format {fields['format']}; this version of t5x_mini reads format {FORMAT}. Run "
                     "`t5x-mini tokenize` again with another --output, or install the version that wrote it."
                 )
-            shards = tuple(Shard(**shard) for shard in fields["shards"])
-            return cls(contents=contents_from(fields["contents"]), shards=shards, skipped=fields["skipped"])
-        except (ValueError, TypeError, KeyError):
+            contents = contents_from(fields["contents"])
+            shards = tuple(checked_shard(Shard(**shard), contents) for shard in fields["shards"])
+            return cls(contents=contents, shards=shards, skipped=dict(fields["skipped"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(
                 f"{where} is not the manifest of a token store. Delete it and run the same `t5x-mini tokenize` command "
                 "again: what is there is used."
@@ -155,8 +165,32 @@ class Manifest:
 
 
 def contents_from(fields: Mapping[str, Any]) -> Contents:
-    """The inverse of `dataclasses.asdict`, after a way through JSON. Raises TypeError or KeyError for anything else."""
-    return Contents(**{**fields, "features": tuple(fields["features"]), "eos": tuple(fields["eos"])})
+    """The inverse of `dataclasses.asdict`, after a way through JSON.
+
+    Raises TypeError, ValueError or KeyError for anything else.
+    """
+    contents = Contents(**{**fields, "features": tuple(fields["features"]), "eos": tuple(fields["eos"])})
+    _check(contents.dtype in ("uint16", "uint32") and contents.kind in typing.get_args(Kind))
+    _check(contents.features in (("targets",), ("inputs", "targets")) and set(contents.eos) <= set(contents.features))
+    _check(all(isinstance(text, str) for text in (contents.task, contents.split, contents.source)))
+    _check(isinstance(contents.definition, dict) and isinstance(contents.vocabulary, dict))
+    return contents
+
+
+def checked_shard(shard: Shard, contents: Contents) -> Shard:
+    """The shard, as `tokenize` may have written it: its name stays in its folder, its checksums fit its lengths."""
+    _check(isinstance(shard.name, str) and _SHARD_NAME.fullmatch(shard.name) is not None)
+    for number in (shard.tokens, shard.documents, shard.text_bytes):
+        _check(type(number) is int and 0 <= number < 1 << 62)
+    sizes = shard.tokens_bytes(contents), shard.lengths_bytes(contents)
+    for size, crc32 in zip(sizes, (shard.tokens_crc32, shard.lengths_crc32), strict=True):
+        _check(len(crc32) == 8 * -(-size // CHUNK_BYTES) and set(crc32) <= set(string.hexdigits))
+    return shard
+
+
+def _check(holds: bool) -> None:
+    if not holds:
+        raise ValueError("no token store is so")
 
 
 def to_json(value: Any) -> str:
@@ -191,7 +225,8 @@ def read_manifest(folder: str) -> Manifest:
     """The manifest of a store. Raises UserError if there is none, it is not finished, or its format is another."""
     path = join(folder, MANIFEST)
     if files.exists(path):
-        return Manifest.from_json(files.read_bytes(path).decode("utf-8", "replace"), path)
+        text = strangers.read_bytes(path, "the manifest of a token store", _LARGEST)
+        return Manifest.from_json(text.decode("utf-8", "replace"), path)
     parts = [] if files.is_remote(folder) else sorted(Path(folder).glob("part-*.json"))
     if parts:
         total = int(parts[0].stem.rpartition("-")[2])

@@ -8,6 +8,7 @@ know of one another.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,6 +26,7 @@ from t5x_mini.tokens.manifest import (
     Contents,
     Manifest,
     Shard,
+    checked_shard,
     contents_from,
     differences,
     stored_definition,
@@ -189,7 +191,21 @@ def _contents(
 
 def _tokenize_split(plan: Plan, feed: FeedConfig, pool: WorkerPool, index: int, count: int) -> bool:
     """Does every `count`-th part from part `index`. Returns whether all parts are there now."""
+    made = [folder for folder in (plan.folder, *plan.folder.parents) if not folder.exists()]
     plan.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _write_parts(plan, feed, pool, index, count)
+    except UserError:
+        for part in plan.parts[index::count]:  # finished parts stay, drafts have no use
+            for draft in plan.folder.glob(f".*-{part.name}.bin.*"):
+                draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is something in it
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def _write_parts(plan: Plan, feed: FeedConfig, pool: WorkerPool, index: int, count: int) -> bool:
     _refuse_other_tokens(plan)
     own = [part for part in plan.parts[index::count] if _finished(plan, part) is None]
     started = time.monotonic()
@@ -237,8 +253,9 @@ def _read_part(path: Path) -> tuple[Contents, Shard, sources.Skipped] | None:
     """None: it isn't there, or was left half written by a machine that went down."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return contents_from(fields["contents"]), Shard(**fields["shard"]), sources.Skipped(**fields["skipped"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        contents = contents_from(fields["contents"])
+        return contents, checked_shard(Shard(**fields["shard"]), contents), sources.Skipped(**fields["skipped"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
@@ -265,11 +282,14 @@ def _manifest(plan: Plan, finished: Sequence[tuple[Shard, sources.Skipped]]) -> 
         contents=plan.contents, shards=tuple(shard for shard, _ in finished), skipped=dataclasses.asdict(skipped)
     )
     if not manifest.num_tokens:
+        for part, shard in zip(plan.parts, manifest.shards, strict=True):
+            for name in (part.file, shard.tokens_file, shard.lengths_file):
+                (plan.folder / name).unlink(missing_ok=True)
         left_out = f" Left out were: {skipped}." if skipped else ""
         raise UserError(
             f"Split {plan.contents.split!r} of {plan.contents.task!r} has no text: its source gave "
-            f"{manifest.num_documents} documents without a token.{left_out} Look at the files, and when you have "
-            f"changed them delete {plan.folder}; or leave the split out of --split."
+            f"{manifest.num_documents} documents without a token.{left_out} Look at the files, or leave the split "
+            "out of --split."
         )
     return manifest
 

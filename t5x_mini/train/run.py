@@ -15,6 +15,7 @@ from t5x_mini.feed import feeds
 from t5x_mini.feed.batch import feature_shapes
 from t5x_mini.parallel import hosts, replicas
 from t5x_mini.parallel.partitioner import Partitioner, PmapPartitioner, make_partitioner
+from t5x_mini.redaction import redact
 from t5x_mini.train import loss, schedules, state
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     Raises:
         UserError: for a task, mesh or batch size that cannot be.
     """
-    hosts.check_same({name: repr(value) for name, value in config.settings.items()})
+    hosts.check_same({name: redact(repr(value)) for name, value in config.settings.items()})
     loss.check_normalizing_factor(config.loss.normalizing_factor)
     _check_folders(config)
     partitioner = make_partitioner(config.partitioning, devices)
@@ -122,6 +123,8 @@ def _check_folders(config: RunConfig) -> None:
         "EVAL_OUTPUT_DIR": config.evaluate.eval_output_dir,
         "INFER_OUTPUT_DIR": config.evaluate.infer_output_dir,
     }
+    if not config.train.model_dir.strip():
+        raise UserError("MODEL_DIR is empty: write the folder of the run, for example --gin.MODEL_DIR=runs/my_run.")
     for macro, folder in folders.items():
         if folder:
             storage.check_writable(folder, macro)

@@ -23,7 +23,7 @@ def test_beam_searches_with_four_for_one_answer():
         ({"temperature": 0.5}, "'greedy' doesn't read"),
         ({"method": "sample", "top_p": 1.5}, "at most 1"),
         ({"method": "sample", "seed": "a"}, "seed is 'a': write a whole number."),
-        ({"max_length": 0}, "above 0"),
+        ({"max_length": 0}, "from 1 to 1,000,000"),
     ],
 )
 def test_mistakes_are_told(options, words):

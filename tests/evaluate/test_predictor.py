@@ -253,7 +253,7 @@ def test_long_inputs_are_cut_as_in_training_and_counted():
         (lambda model: model.generate(["a"], method="sample", temperature=[np.nan]), "is nan: write a number"),
         (lambda model: model.generate(["a"], method="sample", temperature=[np.inf]), "is inf: write a number"),
         (lambda model: model.generate(["a"], method="sample", temperature=["1"]), "is '1': write a number"),
-        (lambda model: model.generate(["a"], method="sample", temperature=np.inf), "is inf: write a number"),
+        (lambda model: model.generate(["a"], method="sample", temperature=np.inf), "is inf: write a value"),
         (lambda model: model.generate(["a"], batch_size=0), "batch_size is 0: write a whole number above 0"),
         (lambda model: model.encode(["a"], batch_size=-1), "batch_size is -1"),
         (lambda model: model.generate(None), "texts is None, of type NoneType: write a string or a list of strings"),

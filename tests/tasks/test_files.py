@@ -219,6 +219,17 @@ def test_a_bucket(bucket):
     assert files.version(f"{root}/t/b.txt") == files.version(f"{root}/t/b.txt") != ""
 
 
+def test_a_file_in_a_bucket_is_swapped_only_for_what_it_was(bucket):
+    root, name, stored, _ = bucket
+    path = f"{root}/lock"
+    assert not remote.swap(path, b"old", b"new") and not stored
+    assert remote.swap(path, None, b"one")
+    assert not remote.swap(path, None, b"two") and not remote.swap(path, b"two", None)
+    assert stored == {f"{name}/lock": b"one"}
+    assert remote.swap(path, b"one", b"two") and stored == {f"{name}/lock": b"two"}
+    assert remote.swap(path, b"two", None) and not stored
+
+
 def test_a_remote_file_is_read_in_blocks(bucket, monkeypatch):
     root, name, stored, requests = bucket
     block = 1 << 17

@@ -73,3 +73,27 @@ def _without_targets(row):
 def test_refuses_a_function_that_returns_something_else():
     with pytest.raises(UserError, match="`write` function of 'pairs' returned .*'targets': str"):
         write_row(_pairs(write=_without_targets), {"en": "x"})
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{en.__class__}",
+        "{en[0]}",
+        "{pair.keys}",
+        "{pair[en].upper}",
+        "{pair[en][0]}",
+        "{en:>100000}",
+        "{en:{pair[wide]}}",
+    ],
+)
+def test_a_template_reaches_for_nothing_but_fields(template):
+    row = {"en": "hello", "de": "x", "pair": {"en": "hello", "wide": "99999999"}}
+    with pytest.raises(UserError, match="isn't a template: .*(asks for more than a field|is wider than any example)"):
+        write_row(_pairs(inputs=template), row)
+
+
+@pytest.mark.parametrize("template, text", [("{all[1]}", "b"), ("{pair[a.b]}", "c"), ("{en:>4}", "   a")])
+def test_a_template_reaches_into_fields(template, text):
+    row = {"en": "a", "de": "x", "all": ["a", "b"], "pair": {"a.b": "c"}}
+    assert write_row(_pairs(inputs=template), row)["inputs"] == text

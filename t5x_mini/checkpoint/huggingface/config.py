@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from t5x_mini import config_checks
 from t5x_mini.errors import UserError
 from t5x_mini.model.config import TransformerConfig
 
@@ -71,15 +72,24 @@ def model_config(hf: Mapping[str, Any], path: str) -> TransformerConfig:
     missing = [name for name, default in _SIZES.values() if default is None and name not in hf]
     if missing:
         raise UserError(f"{path}: its config.json does not say {', '.join(missing)}. Is it complete?")
-    sizes = {ours: int(hf.get(name, default)) for ours, (name, default) in _SIZES.items()}
+    sizes = {ours: checked_size(hf.get(name, default), ours, name, path) for ours, (name, default) in _SIZES.items()}
     layers = hf.get("num_decoder_layers")
+    layers = sizes["num_encoder_layers"] if layers is None else layers
     return TransformerConfig(
         **sizes,
-        num_decoder_layers=int(sizes["num_encoder_layers"] if layers is None else layers),
+        num_decoder_layers=checked_size(layers, "num_decoder_layers", "num_decoder_layers", path),
         mlp_activations=_activations(hf, path),
         logits_via_embedding=scales_logits(hf),
         relpos_bias_per_layer=kind == "umt5",
     )
+
+
+def checked_size(value: Any, ours: str, name: str, path: str) -> int:
+    """The value of `TransformerConfig.<ours>`, which config.json calls `name`. Raises UserError if it can't be one."""
+    if type(value) is not int or config_checks.range_of("TransformerConfig", ours, value):
+        words = config_checks.range_of("TransformerConfig", ours, -1)
+        raise UserError(f"{path}: its config.json has {name} = {value!r}, not a whole number {words}. Copy it again.")
+    return value
 
 
 def scales_logits(hf: Mapping[str, Any]) -> bool:

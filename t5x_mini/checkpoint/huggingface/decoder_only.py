@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from t5x_mini import config_checks
 from t5x_mini.checkpoint.huggingface.names import Stored, disk_shapes
 from t5x_mini.errors import UserError
 from t5x_mini.model.config import TransformerConfig
@@ -80,6 +81,7 @@ def model_config(hf: Mapping[str, Any], path: str) -> TransformerConfig:
             "causal_lm."
         )
     fields = {ours: hf[theirs] for theirs, ours in _FIELDS.items()}
+    config_checks.check_fields(TransformerConfig, fields, f"{path}/config.json")
     return TransformerConfig(**fields | {"mlp_activations": tuple(hf["mlp_activations"])})
 
 

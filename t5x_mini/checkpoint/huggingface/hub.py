@@ -8,7 +8,7 @@ from pathlib import Path
 
 from t5x_mini.errors import UserError
 
-_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+_NAME = re.compile(r"\w[\w.-]{0,94}(/\w[\w.-]{0,94})?(?<![.-])", re.ASCII)
 # What is read of a model: never the pickles, nor the weights of other libraries.
 _WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer_config.json", "spiece.model"]
 _LOG_IN = (

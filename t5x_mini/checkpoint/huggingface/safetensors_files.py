@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from t5x_mini import strangers
 from t5x_mini.errors import UserError
 
 SINGLE = "model.safetensors"
@@ -24,6 +25,7 @@ Dtype = Literal["float32", "bfloat16"]
 
 _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _WRITTEN = {"float32": "F32", "bfloat16": "BF16"}
+_LONGEST_HEADER = 100_000_000  # the format's own limit
 _ALIGNMENT = 8  # of the tensors' first byte
 
 
@@ -97,8 +99,14 @@ def _files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        paths = [folder / file for file in sorted(set(index["weight_map"].values()))]
+        index = strangers.read_json(folder / INDEX, "the index of safetensors files", _LONGEST_HEADER)
+        names = index["weight_map"].values() if isinstance(index.get("weight_map"), dict) else [None]
+        if outside := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
+            raise UserError(
+                f"{folder / INDEX} has no `weight_map` to the names of files beside it: {outside[0]!r} is none. Copy "
+                "it again, from where you trust it."
+            )
+        paths = [folder / name for name in sorted(set(names))]
         if absent := [path.name for path in paths if not path.is_file()]:
             raise UserError(f"{folder} lacks {', '.join(absent)}, which its {INDEX} names. Copy it there too.")
         return paths
@@ -117,17 +125,46 @@ def _read_header(path: Path) -> tuple[int, dict[str, dict]]:
     """Where the tensors begin in the file, and what there is."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if length > _LONGEST_HEADER:
+            raise UserError(f"{path} is not a safetensors file: its header would have {length:,} bytes. Copy it again.")
         try:
-            header = json.loads(file.read(min(length, path.stat().st_size)))
+            header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, AttributeError, KeyError, TypeError):
-            raise UserError(f"{path} is not a safetensors file. Copy it again.") from None
+            for name, entry in header.items():
+                _check_entry(name, entry)
+            end = _end_of(header)
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+            reason = str(error) if isinstance(error, _Misplaced) else "its header can't be read"
+            raise UserError(f"{path} is not a safetensors file: {reason}. Copy it again.") from None
     if 8 + length + end != path.stat().st_size:
         raise UserError(
             f"{path} is {path.stat().st_size} bytes long, where its header says {8 + length + end}. Copy it again."
         )
     return 8 + length, header
+
+
+class _Misplaced(ValueError):
+    """What is said of a tensor can't be."""
+
+
+def _check_entry(name: str, entry: dict) -> None:
+    """Whether shape and place of a tensor are such as can be, and go together where its dtype is known."""
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    if not all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, start, end)):
+        raise _Misplaced(f"{name} has the shape {shape} at {start} to {end}")
+    width = np.dtype(_DTYPES[entry["dtype"]]).itemsize if entry["dtype"] in _DTYPES else None
+    if end < start or (width and math.prod(shape) * width != end - start):
+        raise _Misplaced(f"{name} has the shape {shape}, and {end - start} bytes")
+
+
+def _end_of(header: Mapping[str, dict]) -> int:
+    """Where the last tensor ends; they lie one behind the other."""
+    position = 0
+    for start, end, name in sorted((*entry["data_offsets"], name) for name, entry in header.items()):
+        if start != position:
+            raise _Misplaced(f"{name} begins at {start}, and what is before it ends at {position}")
+        position = end
+    return position
 
 
 def _shards(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:

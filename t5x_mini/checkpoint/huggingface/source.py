@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from t5x_mini import strangers
 from t5x_mini.checkpoint.huggingface import config as huggingface_config
 from t5x_mini.checkpoint.huggingface import decoder_only, hub, tokenizer_files
 from t5x_mini.checkpoint.huggingface import names as huggingface_names
@@ -133,11 +133,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"There is no {CONFIG} in {folder}. Write the folder of a Hugging Face model, or its hub name.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}. Copy it again.") from None
-    return content
+    return strangers.read_json(path, "the config.json of a Hugging Face model")
 
 
 def _embedding(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -18,8 +18,11 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
+from t5x_mini import config_checks, strangers
 from t5x_mini.checkpoint.huggingface import decoder_only
 from t5x_mini.errors import UserError
+from t5x_mini.feed.config import FeedConfig
+from t5x_mini.tasks import vocabularies
 from t5x_mini.tasks.vocabularies import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 
 SPIECE, TOKENIZER, CONFIG = "spiece.model", "tokenizer.json", "tokenizer_config.json"
@@ -36,16 +39,17 @@ def read_tokenizer(folder: Path, hf_config: Mapping[str, Any]) -> tuple[str | No
     SentencePiece model any more.
     """
     path, spiece = folder / CONFIG, folder / SPIECE
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kind = (config.get("tokenizer_class") or hf_config.get("tokenizer_class") or "T5Tokenizer").removesuffix("Fast")
+    config = strangers.read_json(path, "the configuration of a tokenizer") if path.is_file() else {}
+    kind = str(config.get("tokenizer_class") or hf_config.get("tokenizer_class") or "T5Tokenizer").removesuffix("Fast")
     extra_ids = config.get("extra_ids")
-    extra_ids = DEFAULT_EXTRA_IDS.get(kind, 100) if extra_ids is None else int(extra_ids)
+    extra_ids = DEFAULT_EXTRA_IDS.get(kind, 100) if extra_ids is None else extra_ids
+    config_checks.check_fields(FeedConfig, {"extra_ids": extra_ids}, str(path))
     exported_bytes = hf_config.get("model_type") == decoder_only.MODEL_TYPE and config and not spiece.is_file()
     if kind == "ByT5Tokenizer" or exported_bytes:
         return "bytes", extra_ids
     if not spiece.is_file():
         return None, 0
-    model = sentencepiece_model_pb2.ModelProto.FromString(spiece.read_bytes())
+    model = vocabularies.read_proto(str(spiece))
     held = sum(bool(_EXTRA_ID.fullmatch(piece.piece)) for piece in model.pieces)  # mT5's and umT5's models hold theirs
     return str(spiece), held or extra_ids
 
