@@ -2,6 +2,7 @@
 # make glue        pretrains for some minutes, finetunes on small tables in GLUE's format, prints what it brought
 # make test        adds what the tests need, PyTorch for one, and runs all but the slow ones (.venv/bin/pytest -m slow)
 #                  (with large pages of memory, as t5x-mini runs: t5x_mini/huge_pages.py)
+# make chaos       kills training runs 200 times, does every other damage to them, and says what held: half an hour and more
 # make lint        ruff
 # make clean       removes .venv and the caches, and leaves runs/
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: pretrain glue test lint clean
+.PHONY: pretrain glue test chaos lint clean
 
 pretrain: $(VENV)/installed
 	$(VENV)/bin/t5x-mini train --gin_file=gin/quickstart.gin
@@ -24,6 +25,9 @@ glue: $(VENV)/installed
 
 test: $(VENV)/dev
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python -m pytest -n 2 --max-worker-restart=1 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+chaos: $(VENV)/dev
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(VENV)/bin/python tests/chaos.py --kills=200 --damage
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

@@ -132,7 +132,7 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
 
 
 # Most of all pages' time goes into these.
-SLOW = ("checkpoints.md", "new_task.md", "glue.md", "data.md", "looking.md", "decoding.md")
+SLOW = ("checkpoints.md", "reliability.md", "new_task.md", "glue.md", "data.md", "looking.md", "decoding.md")
 
 
 @pytest.mark.parametrize(
