@@ -1,18 +1,25 @@
 """`python -m t5x_mini` is `t5x-mini`."""
 
 import sys
+from typing import NoReturn
 
 from t5x_mini.huge_pages import restart_with_huge_pages
 
 
-def run() -> int:
+def run() -> NoReturn:
     """What the command `t5x-mini` runs."""
     restart_with_huge_pages()  # before the imports, which would be done twice
 
     from t5x_mini.cli import main
+    from t5x_mini.ending import leave
 
-    return main()
+    try:
+        status = main()
+    except Exception:  # a mistake of ours
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    leave(status)
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    run()

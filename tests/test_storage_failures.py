@@ -30,6 +30,10 @@ pytestmark = [
 ]
 
 
+# What TensorStore prints of writes that ended after Orbax had given up; the manager holds most of it back.
+LOOP_CLOSED = r"Traceback [^\n]*\n(?:  [^\n]*\n)+RuntimeError: Event loop is closed\n"
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     with tiny_runs.tiny(tmp_path_factory.mktemp("tiny")) as tiny:
@@ -53,7 +57,7 @@ def train(tiny, scenario, folder, **macros):
     assert done.returncode in (0, 1), done.stderr
     assert "it came to nothing" not in done.stderr, done.stderr
     printed = (folder / "printed").read_text()
-    assert "Traceback" not in printed
+    assert "Traceback" not in re.sub(LOOP_CLOSED, "", printed)
     return done.returncode, printed, folder / "run"
 
 

@@ -145,7 +145,8 @@ def _cut(kept: list[_Stretch], step: int) -> float:
     lost = 0.0
     while kept and kept[-1].last > step:
         stretch = kept.pop()
-        share = max(step - stretch.first, 0.0) / (stretch.last - stretch.first)  # not empty, as it ends behind the step
+        span = stretch.last - stretch.first  # 0 where only time passed, after a save, say
+        share = max(step - stretch.first, 0.0) / span if span else 0.0
         if share:
             kept.append(_Stretch(stretch.first, step, stretch.seconds * share))
         lost += stretch.seconds * (1.0 - share)

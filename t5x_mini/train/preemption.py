@@ -77,6 +77,9 @@ class Preemption:
         self._closed = True
         os.write(self._wake, b"\0")
         self._watcher.join(timeout=1)  # it may be waiting for a host that is gone
+        if not self._watcher.is_alive():
+            os.close(self._woken)
+            os.close(self._wake)
 
     @contextlib.contextmanager
     def as_request(self, afterwards: str) -> Iterator[None]:
@@ -115,8 +118,6 @@ class Preemption:
                 self._agree()
             if time.monotonic() > self._leave_by:
                 self._leave(self._nothing_to_save())
-        os.close(self._woken)
-        os.close(self._wake)
 
     def _note(self, number: int) -> None:
         if number not in SIGNALS:

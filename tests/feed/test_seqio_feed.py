@@ -184,6 +184,7 @@ def test_a_mixture_resumes_exactly():
 RESUME = """
 import json, sys
 import numpy as np
+from t5x_mini.ending import leave
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.position import Position
 from t5x_mini.feed.seqio_feed import SeqioFeed
@@ -194,6 +195,7 @@ for job in json.loads(jobs):
     feed = SeqioFeed(FeedConfig(**job["config"], tasks=tasks), job["architecture"], snapshot_every=3)
     feed.restore(Position.from_bytes(open(job["position"], "rb").read()))
     np.savez(job["result"], **{f"{n} {name}": rows for n in range(4) for name, rows in next(feed).items()})
+leave(0)
 """
 
 

@@ -73,6 +73,17 @@ def test_a_restart_from_before_the_last_one_costs_both_processes():
     assert found(*events) == {"steps": 20.0, "again": 15.0}
 
 
+def test_a_stretch_without_a_step_that_was_lost_is_made_again():
+    events = (
+        start(10, 0),
+        event("checkpoint", 40, 20, spent=spent(30.0)),
+        event("evaluation", 41, 20, spent=spent(31.0)),
+        start(60, 10, 1),
+        event("complete", 80, 20, 1, spent=spent(20.0)),
+    )
+    assert found(*events)["again"] == 16.0
+
+
 def test_of_a_roll_back():
     events = (
         start(0, 0),
