@@ -115,8 +115,9 @@ def _processes(events: Sequence[Mapping[str, Any]]) -> dict[int, _Process]:
         step = event.get("step")
         if event.get("event") == "start" and isinstance(step, int):
             previous = event.get("previous")
-            if isinstance(previous, Mapping) and previous.get("restart") in found:  # it was killed, and said nothing
-                dead = found[previous["restart"]]
+            earlier = previous.get("restart") if isinstance(previous, Mapping) else None
+            if isinstance(earlier, int) and earlier in found:  # it was killed, and said nothing
+                dead = found[earlier]
                 dead.add(previous.get("step"), previous.get("spent"), from_time(previous.get("time")))
             found[restart] = _Process(from_time(event.get("began")) or time, time, step)
         elif restart in found:
