@@ -88,6 +88,7 @@ class _Training:
             metric and full_name(metric),
         )
         self.best: Best | None = None
+        self.owes_evaluation = False
 
     def __enter__(self) -> _Training:
         return self
@@ -155,7 +156,7 @@ class _Training:
     def _is_complete(self, step: int) -> bool:
         """Whether there is nothing left to do, which is said."""
         why = None
-        if step >= self.assembled.total_steps and not self._owes_evaluation(step):
+        if step >= self.assembled.total_steps and not self.owes_evaluation:
             why = f"step {step} of {self.assembled.total_steps}."
         elif self.best and self.best.exhausted:
             why = f"it stopped early, at step {step} (PATIENCE = {self.config.train.patience}): {self.best}."
@@ -175,7 +176,7 @@ class _Training:
     ) -> TrainState:
         total, eval_period = self.assembled.total_steps, self.config.train.eval_period
         saver = Saver(self.checkpoints, reporter.sync, self.config.checkpoint.retries)
-        if evaluator and self._owes_evaluation(int(state.step)):
+        if evaluator and self.owes_evaluation:
             self._make_up_evaluation(evaluator, state, reporter)
             if self.best and self.best.exhausted:
                 return state
@@ -231,10 +232,10 @@ class _Training:
         if self.preemption.reached():
             raise _EvaluationLeft
 
-    def _owes_evaluation(self, step: int) -> bool:
-        """Whether the run was told to stop at this step, and left out the evaluation that was due."""
+    def _left_out_evaluation(self, step: int) -> bool:
+        """Whether the run was told to stop at the step that it goes on from, when an evaluation was due."""
         period, total = self.config.train.eval_period, self.assembled.total_steps
-        if not period or step != self.checkpoints.latest_step() or (step % period and step != total):
+        if not period or (step % period and step != total):
             return False
         return on_first(lambda: not completion.is_marked(self.folder) and not metrics.is_evaluated(self.folder, step))
 
@@ -257,14 +258,15 @@ class _Training:
         train = self.config.train
         if train.best_metric and not is_of_training(train.best_metric):  # which every checkpoint has, evaluated or not
             self.best = Best(train.best_metric, train.patience, train.eval_period, self.config.checkpoint.keep_best)
-        step = self.checkpoints.newest_good()
+        step, self.owes_evaluation = self.checkpoints.newest_good(), False
         if step is not None:
             run = self.assembled
             self.changes = drift.check(self.checkpoints.run_item(step), run, self.allow_changes, self.folder)
             restored = self.checkpoints.restore(step, run.shapes, run.shardings, self.config.model, run.partitioner)
             say(f"resuming from step {step} in {self.folder}")
+            self.owes_evaluation = self._left_out_evaluation(step)
             if self.best:
-                self.best.resume(step - self._owes_evaluation(step), self.checkpoints.best())
+                self.best.resume(step - self.owes_evaluation, self.checkpoints.best())
             return restored.state, restored.position
         state, origin = initial_state(self.assembled)
         if origin:
