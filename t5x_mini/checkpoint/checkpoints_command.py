@@ -218,9 +218,7 @@ def _newest(found: Sequence[Found]) -> int | None:
 
 
 def _best(found: Sequence[Found]) -> int | None:
-    known = _manifests(found)
-    metrics = {step: one.metrics for step, one in known.items()}
-    return next(iter(retention.ranked(metrics, retention.best_metric(known))), None)
+    return retention.best(_manifests(found))
 
 
 def _manifests(found: Sequence[Found]) -> Mapping[int, Manifest]:

@@ -167,8 +167,7 @@ class Checkpoints:
     def best(self) -> list[tuple[int, float]]:
         """Steps and values of the checkpoints that the run's metric is known of, the best first."""
         known = steps.manifests(self._run_dir)
-        metrics = {step: one.metrics for step, one in known.items()}
-        return [(step, metrics[step][self._metric]) for step in retention.ranked(metrics, self._metric)]
+        return [(step, known[step].metrics[self._metric]) for step in retention.ranked(known, self._metric)]
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds what was measured of a checkpoint after it was saved. One of an earlier version stays as it is."""

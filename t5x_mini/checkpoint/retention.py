@@ -8,8 +8,6 @@ from collections.abc import Collection, Mapping
 from t5x_mini.checkpoint.config import CheckpointConfig
 from t5x_mini.checkpoint.manifest import Manifest
 
-Metrics = Mapping[str, float]
-
 
 def doomed(manifests: Mapping[int, Manifest], config: CheckpointConfig, metric: str | None) -> list[int]:
     """The steps of the checkpoints that are to be deleted, ascending. The newest one never is.
@@ -21,15 +19,20 @@ def doomed(manifests: Mapping[int, Manifest], config: CheckpointConfig, metric: 
     """
     steps = sorted(manifests)
     newest = steps if config.keep is None else steps[-config.keep :]
-    best = ranked({step: manifest.metrics for step, manifest in manifests.items()}, metric)[: config.keep_best]
+    best = ranked(manifests, metric)[: config.keep_best]
     stay = {*newest, *best, *_for_ever(steps, config.keep_period)}
     return [step for step in steps if step not in stay]
 
 
-def ranked(metrics: Mapping[int, Metrics], metric: str | None) -> list[int]:
+def ranked(manifests: Mapping[int, Manifest], metric: str | None) -> list[int]:
     """The steps that a metric is known of, the best first; of equals, the first."""
-    known = [step for step in sorted(metrics) if metric is not None and metric in metrics[step]]
-    return sorted(known, key=lambda step: -rank(metrics[step][metric], metric))
+    known = [step for step in sorted(manifests) if metric is not None and metric in manifests[step].metrics]
+    return sorted(known, key=lambda step: -rank(manifests[step].metrics[metric], metric))
+
+
+def best(manifests: Mapping[int, Manifest]) -> int | None:
+    """The step of the best checkpoint, by what the newest one says that its run chooses by; None: by nothing."""
+    return next(iter(ranked(manifests, best_metric(manifests))), None)
 
 
 def rank(value: float, metric: str) -> float:

@@ -65,9 +65,7 @@ def manifests(run_dir: str | os.PathLike[str]) -> dict[int, Manifest]:
 def best_step(folder: str | os.PathLike[str]) -> int | None:
     """The step of the best checkpoint in a run's folder of checkpoints, by what its newest one says that it chooses by;
     None where it chooses by nothing."""
-    known = manifests(to_path(folder).parent)
-    metrics = {step: one.metrics for step, one in known.items()}
-    return next(iter(retention.ranked(metrics, retention.best_metric(known))), None)
+    return retention.best(manifests(to_path(folder).parent))
 
 
 def declare_complete(folder: pathlib.Path) -> None:

@@ -47,13 +47,13 @@ def test_the_newest_always_stays(keep):
 )
 def test_less_of_a_loss_or_a_norm_is_better(metric):
     there = saved({10: 2.0, 20: 1.0, 30: 3.0}, metric)
-    assert retention.ranked({step: one.metrics for step, one in there.items()}, metric) == [20, 10, 30]
+    assert retention.ranked(there, metric) == [20, 10, 30]
 
 
 @pytest.mark.parametrize("metric", ["average", "glue_sst2_v002/accuracy", "loss_task/f1"])
 def test_more_of_all_else_is_better(metric):
     there = saved({10: 2.0, 20: 1.0, 30: 3.0}, metric)
-    assert retention.ranked({step: one.metrics for step, one in there.items()}, metric) == [30, 10, 20]
+    assert retention.ranked(there, metric) == [30, 10, 20]
 
 
 def test_a_run_chooses_by_what_its_newest_checkpoint_says():
