@@ -71,7 +71,7 @@ class _Process:
         """What the process said of itself; what it can't have said is left out."""
         self.ended = max(self.ended, time or 0.0)
         if isinstance(spent, Mapping) and isinstance(step, int):
-            known = {name: _seconds(value) for name, value in spent.items() if name in CAUSES}
+            known = {name: max(number(value) or 0.0, 0.0) for name, value in spent.items() if name in CAUSES}
             if known.get("steps", 0.0) >= self.spent.get("steps", 0.0):
                 self.spent = known
                 self.points.append(_Point(step, known.get("steps", 0.0), went_back))
@@ -154,6 +154,7 @@ def _cut(kept: list[_Stretch], step: int) -> float:
     return lost
 
 
-def _seconds(value: object) -> float:
+def number(value: object) -> float | None:
+    """The value, if it is a finite number: a log may hold anything."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return max(float(value), 0.0) if fits else 0.0
+    return float(value) if fits else None

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from t5x_mini.checkpoint.steps import FOLDER, steps_of
-from t5x_mini.report.goodput import Goodput, goodput
+from t5x_mini.report.goodput import Goodput, goodput, number
 from t5x_mini.storage import is_remote, to_path
 from t5x_mini.train import completion, run_lock, run_log
 from t5x_mini.train.run_lock import Holder
@@ -103,7 +102,7 @@ def read_status(path: str) -> Status:
     step = max((at or 0.0, step) for at, step in steps)[1] if steps else None  # the latest word: a run may go back
     total = _whole(note.get("total_steps"), *(event.get("total_steps") for event in reversed(starts)))
     newest = max(steps_of(folder), default=None)
-    per_step, between = _number(note.get("seconds_per_step")), _number(note.get("seconds_between_steps"))
+    per_step, between = number(note.get("seconds_per_step")), number(note.get("seconds_between_steps"))
     until = None if holder is None else time.time() if holder.alive else run_log.from_time(holder.time)
     last = starts[-1] if starts else {}
     return Status(
@@ -113,7 +112,7 @@ def read_status(path: str) -> Status:
         restarts=_whole(note.get("restart"), last.get("restart")),
         host=holder.host if holder else None,
         pid=holder.pid if holder else None,
-        heartbeat_age_s=_number(holder.age_s) if holder else None,
+        heartbeat_age_s=number(holder.age_s) if holder else None,
         step=step,
         total_steps=total,
         seconds_per_step=per_step,
@@ -227,8 +226,3 @@ def _ago(seconds: float | None) -> str:
 
 def _whole(*values: object) -> int | None:
     return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)
-
-
-def _number(value: object) -> float | None:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if fits else None
