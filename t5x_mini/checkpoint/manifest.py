@@ -161,10 +161,8 @@ def write(folder: pathlib.Path, manifest: Manifest) -> None:
 def paths(folder: pathlib.Path) -> list[str]:
     """Every file of the checkpoint in `folder` but its manifest, sorted; a path within it each."""
     if is_remote(folder):
-        from t5x_mini.tasks import remote  # TensorStore takes a moment to import
-
         prefix = f"{str(folder).rstrip('/')}/"
-        found = [name.removeprefix(prefix) for name in remote.listing(prefix) if not name.endswith("/")]
+        found = [name.removeprefix(prefix) for name in _remote().listing(prefix) if not name.endswith("/")]
     else:
         found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
     return sorted(name for name in found if name != NAME and not _is_draft(name))
@@ -346,10 +344,8 @@ def _resized(found: int, wanted: int) -> str:
 def _parts(path: pathlib.Path, size: int) -> Iterator[bytes | memoryview]:
     """The bytes of a file that has so many."""
     if is_remote(path):
-        from t5x_mini.tasks import remote  # TensorStore takes a moment to import
-
         for start in range(0, size, _PART):
-            yield remote.read_range(str(path), start, min(start + _PART, size))
+            yield _remote().read_range(str(path), start, min(start + _PART, size))
         return
     buffer = memoryview(bytearray(min(_PART, size) or 1))
     with path.open("rb", buffering=0) as file:
@@ -360,21 +356,24 @@ def _parts(path: pathlib.Path, size: int) -> Iterator[bytes | memoryview]:
 def _size(path: pathlib.Path) -> int:
     if not is_remote(path):
         return path.stat().st_size
-    from t5x_mini.tasks import remote
-
-    return remote.size(str(path))
+    return _remote().size(str(path))
 
 
 def _has_size(path: pathlib.Path, size: int) -> bool:
     """Whether the file has so many bytes; in a bucket, for which to say how many takes long, by two of them."""
     if not is_remote(path):
         return path.stat().st_size == size
-    from t5x_mini.tasks import remote
 
     def holds(offset: int) -> bool:
         try:
-            return bool(remote.read_range(str(path), offset, offset + 1))
+            return bool(_remote().read_range(str(path), offset, offset + 1))
         except ValueError:  # it ends before
             return False
 
     return not holds(size) and (size == 0 or holds(size - 1))
+
+
+def _remote():
+    from t5x_mini.tasks import remote  # TensorStore takes a moment to import
+
+    return remote

@@ -317,17 +317,8 @@ class _File:
             return True
 
 
-class _Object:
-    """An object in a bucket; the same methods."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def read(self) -> bytes | None:
-        try:
-            return self._path.read_bytes()
-        except FileNotFoundError:
-            return None
+class _Object(_File):
+    """An object in a bucket, whose writes can be conditional."""
 
     def swap(self, expected: bytes | None, content: bytes | None) -> bool:
         from t5x_mini.tasks import remote
@@ -335,7 +326,7 @@ class _Object:
         return remote.swap(str(self._path), expected, content)
 
 
-def _slot(path: Path) -> _File | _Object:
+def _slot(path: Path) -> _File:
     return _Object(path) if is_remote(path) else _File(path)
 
 
