@@ -59,16 +59,17 @@ def make_train_step(
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
         trained = {name: state.params[name] for name in state.opt_state}  # the others are frozen, and get no gradient
+        _, share = losses.weights_and_normalizer(batch, loss.normalizing_factor)
+        normalizer = losses.normalizer(jax.lax.psum(share, axis_name) if axis_name else share, loss)
 
         def objective(trained, part, part_key):
             sums = batch_sums(state.params | trained, part, model, loss, part_key)
-            return sums["objective"], sums
+            return sums["objective"] / normalizer, sums  # divided here, once a token, and not once a parameter
 
         grads, sums = summed_gradients(objective, trained, axes, batch, key, train.num_microbatches)
         if axis_name:
             grads, sums = jax.lax.psum((grads, sums), axis_name)
-        sums["normalizer"] = losses.normalizer(sums["normalizer"], loss)
-        grads = jax.tree.map(lambda g: g / sums["normalizer"], grads)
+        sums["normalizer"] = normalizer
         squares = blocks.squares(grads)
         sums["grad_norm"] = jnp.sqrt(jnp.sum(squares))
         if train.statistics_period:
