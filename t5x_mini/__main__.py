@@ -3,12 +3,12 @@
 import sys
 from typing import NoReturn
 
-from t5x_mini.huge_pages import restart_with_huge_pages
+from t5x_mini.kept_memory import restart_keeping_memory
 
 
 def run() -> NoReturn:
     """What the command `t5x-mini` runs."""
-    restart_with_huge_pages()  # before the imports, which would be done twice
+    restart_keeping_memory()  # before the imports, which would be done twice
 
     from t5x_mini.cli import main
     from t5x_mini.ending import leave

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from t5x_mini.model import products
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.model.layers import Dense, dropout, fan_in_normal
 from t5x_mini.parallel.sharding import constrain
@@ -90,20 +91,48 @@ def dot_product_attention(
         dropout_rate: of the weights.
         key: a PRNG key, or None when not training.
     """
-    scores = jnp.concatenate([_scores(query, part.keys) for part in parts], axis=-1).astype(jnp.float32)
-    if bias is not None:
-        scores = scores + bias
-    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(query.dtype)
-    weights = dropout(weights, dropout_rate, key, broadcast=2)
+    scores = jnp.concatenate([_scores(query, part.keys) for part in parts], axis=-1)
+    weights = dropout(softmax(scores, bias, mask), dropout_rate, key, broadcast=2)
     ends = np.cumsum([part.keys.shape[2] for part in parts])[:-1]
     mixed = [_mix(share, part.values) for share, part in zip(jnp.split(weights, ends, axis=-1), parts, strict=True)]
     return functools.reduce(jnp.add, mixed)
 
 
+@jax.custom_vjp
+def softmax(
+    scores: Float[Array, "r h q k"], bias: Float[Array, "1 h q k"] | None, mask: Bool[Array, "r 1 #q k"]
+) -> Float[Array, "r h q k"]:
+    """The softmax over keys of `scores + bias`, in float32, rounded to the scores' dtype.
+
+    The backward pass keeps the rounded weights and nothing else.
+    """
+    biased = scores.astype(jnp.float32) + (0.0 if bias is None else bias)
+    return jax.nn.softmax(jnp.where(mask, biased, MASKED), axis=-1).astype(scores.dtype)
+
+
+def _softmax_forward(scores: Array, bias: Array | None, mask: Array) -> tuple[Array, tuple]:
+    weights = softmax(scores, bias, mask)
+    return weights, (weights, bias, mask)
+
+
+def _softmax_backward(saved: tuple, grad: Array) -> tuple[Array, Array | None, None]:
+    (weights, bias, mask), grad = saved, grad.astype(jnp.float32)
+    share = weights.astype(jnp.float32)
+    to_biased = share * (grad - jnp.sum(share * grad, axis=-1, keepdims=True))
+    to_scores = jnp.where(mask, to_biased, 0.0).astype(weights.dtype)
+    if bias is None:
+        return to_scores, None, None
+    # Of what was rounded already: half as much to read again, and nothing more to keep.
+    return to_scores, jnp.sum(to_scores.astype(jnp.float32), axis=0, keepdims=True), None
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
 def _scores(query: Float[Array, "r q h d"], keys: Float[Array, "b h k d"]) -> Float[Array, "r h q k"]:
     rows, (count, length, heads, width) = keys.shape[0], query.shape
     folded = query.reshape(rows, -1, heads, width)  # the queries that share keys side by side: the keys are read once
-    scores = jnp.einsum("bqhd,bhkd->bhqk", folded, keys)
+    scores = products.scores(folded.swapaxes(1, 2), keys)
     unfolded = scores.reshape(rows, heads, count // rows, length, -1).swapaxes(1, 2)
     return unfolded.reshape(count, heads, length, -1)
 
@@ -111,8 +140,7 @@ def _scores(query: Float[Array, "r q h d"], keys: Float[Array, "b h k d"]) -> Fl
 def _mix(weights: Float[Array, "r h q k"], values: Float[Array, "b h k d"]) -> Float[Array, "r q h d"]:
     rows, (count, heads, length, keys) = values.shape[0], weights.shape
     folded = weights.reshape(rows, count // rows, heads, length, keys).swapaxes(1, 2)
-    # Transposed afterwards: asked for "bqhd", XLA lets the CPU write the product's columns first, at a third the speed.
-    mixed = jnp.einsum("bhqk,bhkd->bhqd", folded.reshape(rows, heads, -1, keys), values).swapaxes(1, 2)
+    mixed = products.mix(folded.reshape(rows, heads, -1, keys), values).swapaxes(1, 2)
     return mixed.reshape(count, length, heads, -1)
 
 

@@ -6,6 +6,8 @@ the logical names of its axes (`parallel/sharding.py`).
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -14,6 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from t5x_mini.model import products
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.parallel.sharding import constrain
 
@@ -40,11 +43,11 @@ class Dense(nnx.Module):
         self.kernel = nnx.Param(init(key, shape, jnp.float32), axes=axes)
 
     def __call__(self, x: Float[Array, "... a"], dtype: jnp.dtype) -> Float[Array, "... b"]:
-        return checkpoint_name(jnp.dot(x.astype(dtype), self.kernel[...].astype(dtype)), PRODUCT)
+        return checkpoint_name(products.dense(x, self.kernel[...], dtype, dtype), PRODUCT)
 
 
 class RMSNorm(nnx.Module):
-    """T5's layer norm: no mean, no bias; statistics in float32, the scale applied in the compute dtype."""
+    """T5's layer norm: no mean, no bias; computed in float32."""
 
     EPSILON = 1e-6
 
@@ -52,9 +55,14 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(width), axes=("embed",))
 
     def __call__(self, x: Float[Array, "... e"], dtype: jnp.dtype) -> Float[Array, "... e"]:
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.EPSILON)
-        return x.astype(dtype) * self.scale[...].astype(dtype)
+        return _normed(x, self.scale[...], self.EPSILON, dtype)
+
+
+@functools.partial(jax.checkpoint, static_argnums=(2, 3))  # cheaper to compute again than to keep
+def _normed(x: Float[Array, "... e"], scale: Float[Array, " e"], epsilon: float, dtype: jnp.dtype) -> Array:
+    x = x.astype(jnp.float32)
+    x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
+    return (x * scale).astype(dtype)
 
 
 class Embedding(nnx.Module):
@@ -73,8 +81,7 @@ class Embedding(nnx.Module):
 
 def float32_logits(x: Float[Array, "b l e"], kernel: Float[Array, "e v"], dtype: jnp.dtype) -> Float[Array, "b l v"]:
     """Products in `dtype`, sums and result in float32."""
-    logits = jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
-    return constrain(logits, "batch", "length", "vocab")
+    return constrain(products.dense(x, kernel, dtype, jnp.dtype(jnp.float32)), "batch", "length", "vocab")
 
 
 class MLP(nnx.Module):
@@ -96,11 +103,18 @@ class MLP(nnx.Module):
         self, x: Float[Array, "b l e"], config: TransformerConfig, key: PRNGKeyArray | None
     ) -> Float[Array, "b l e"]:
         dtype = jnp.dtype(config.dtype)
-        hidden = jnp.ones((), dtype)
-        for name, activation in zip(self.input_names(config), config.mlp_activations, strict=True):
-            hidden = hidden * ACTIVATIONS[activation](getattr(self, name)(x, dtype))
+        hidden = _activated(
+            [getattr(self, name)(x, dtype) for name in self.input_names(config)], config.mlp_activations
+        )
         hidden = dropout(constrain(hidden, "batch", "length", "mlp"), config.dropout_rate, key, broadcast=1)
         return self.wo(hidden, dtype)
+
+
+@functools.partial(jax.checkpoint, static_argnums=1)  # cheaper to compute again than to keep
+def _activated(parts: list[Float[Array, "b l f"]], activations: tuple[str, ...]) -> Float[Array, "b l f"]:
+    """The product of `activation(part)`, computed in float32: rounding after each operation takes CPUs longer."""
+    applied = [ACTIVATIONS[name](part.astype(jnp.float32)) for name, part in zip(activations, parts, strict=True)]
+    return math.prod(applied).astype(parts[0].dtype)
 
 
 def dropout(
