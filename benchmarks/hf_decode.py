@@ -21,6 +21,7 @@ def make_model(config, device: str, attention: str) -> transformers.T5ForConditi
         num_decoder_layers=config.num_decoder_layers,
         d_ff=config.mlp_dim,
         feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
         tie_word_embeddings=False,
         decoder_start_token_id=0,
         attn_implementation=attention,
