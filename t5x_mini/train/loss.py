@@ -118,13 +118,25 @@ def loss_of_sums(sums: LogitSums, vocab_size: int, *, label_smoothing: float = 0
 
     The entropy of the soft targets is taken off, so that a perfect prediction costs 0.
     """
-    confidence, low = 1.0 - label_smoothing, label_smoothing / (vocab_size - 1)
+    confidence, low = _soft_target(vocab_size, label_smoothing)
     expected_logit = confidence * sums.target
     if label_smoothing:
         expected_logit += low * (sums.total - sums.target)
-    entropy = -(confidence * math.log(confidence) + (vocab_size - 1) * low * math.log(low + 1e-20))
     z_term = z_loss * jnp.square(sums.log_partition)
-    return TokenLoss(sums.log_partition - expected_logit - entropy + z_term, z_term)
+    return TokenLoss(
+        sums.log_partition - expected_logit - soft_target_entropy(vocab_size, label_smoothing) + z_term, z_term
+    )
+
+
+def soft_target_entropy(vocab_size: int, label_smoothing: float) -> float:
+    """Nats of entropy in a target that label smoothing spreads over the vocabulary: what no prediction can win."""
+    confidence, low = _soft_target(vocab_size, label_smoothing)
+    return -(confidence * math.log(confidence) + (vocab_size - 1) * low * math.log(low + 1e-20))
+
+
+def _soft_target(vocab_size: int, label_smoothing: float) -> tuple[float, float]:
+    """The share of the target, and of each other token."""
+    return 1.0 - label_smoothing, label_smoothing / (vocab_size - 1)
 
 
 def check_vocab_blocks(vocab_size: int, blocks: int, ways: int) -> None:

@@ -2,9 +2,11 @@
 
 import math
 
+import jax.numpy as jnp
 import pytest
 
 from t5x_mini.train import first_loss
+from t5x_mini.train import loss as losses
 from t5x_mini.train.config import LossConfig
 
 VOCAB = 8192  # log V = 9.01
@@ -47,6 +49,14 @@ def test_label_smoothing_makes_guessing_cheaper():
     assert "warning" not in text
     assert "probably not the ones" in said(9.02 - entropy, fresh=False, label_smoothing=0.1)
     assert "probably not the ones" not in said(9.00 - entropy, fresh=False, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_guessing_costs_what_the_loss_says_of_equal_logits(smoothing):
+    logits, target = jnp.zeros((1, 1, VOCAB)), jnp.zeros((1, 1), jnp.int32)
+    told = losses.cross_entropy(logits, target, label_smoothing=smoothing).total[0, 0]
+    guessing = first_loss._guessing(VOCAB, LossConfig(label_smoothing=smoothing))
+    assert guessing == pytest.approx(float(told), abs=1e-5)
 
 
 def test_the_first_line_alone_names_the_step_of_a_later_start():
