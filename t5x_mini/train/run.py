@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 
 from t5x_mini import storage
 from t5x_mini.errors import UserError
@@ -51,7 +52,10 @@ class Run:
 
     def create_state(self) -> state.TrainState:
         """A fresh state, made in place on the devices."""
-        return self.partitioner.jit(self._create, (), self.shardings)()
+        made = self.partitioner.jit(self._create, (), self.shardings)()
+        # The program's own 0 is there when all else is: who asks for the step would wait for the parameters.
+        step = jax.make_array_from_callback((), self.shardings.step, lambda _: np.zeros((), np.int32))
+        return dataclasses.replace(made, step=step)
 
     def create_leaves(self, wanted: Sequence[bool]) -> list[jax.Array]:
         """Those arrays of a fresh state that are wanted, in `jax.tree.leaves`' order; the others are not made."""
