@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import gc
 import os
 import select
 import shlex
@@ -12,7 +13,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from t5x_mini import cli_options, config_checks, quiet_libtpu, storage_errors
@@ -21,6 +22,7 @@ from t5x_mini.redaction import redact
 from t5x_mini.strangers import NO_GIN_IMPORTS
 
 if TYPE_CHECKING:
+    from t5x_mini.config import RunConfig
     from t5x_mini.feed.config import FeedConfig
 
 _GIN_OPTIONS = ("gin_file", "bindings")
@@ -135,7 +137,8 @@ def _set_data_folders(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     """Calls the one function that is the command."""
     if options.command in cli_options.SHARED_COMMANDS:
-        from t5x_mini.parallel import start_up
+        with _no_garbage_expected():
+            from t5x_mini.parallel import start_up
 
         processes = options.coordinator, options.num_processes, options.process_id
         start_up.join(*processes)
@@ -195,6 +198,24 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _run_with_config(options: argparse.Namespace) -> None:
+    with _no_garbage_expected():
+        command, run = _command_and_config(options)
+    if not gc.get_freeze_count():
+        gc.freeze()  # what is there now stays, and need not be looked through either
+    command(run)
+
+
+@contextlib.contextmanager
+def _no_garbage_expected() -> Iterator[None]:
+    """For imports: a million objects that stay, which Python's collector looks through again and again meanwhile."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _command_and_config(options: argparse.Namespace) -> tuple[Callable[[RunConfig], None], RunConfig]:
     from t5x_mini import compilation_cache, config
 
     if options.command == "train" and options.overfit_one_batch and options.dry_run:
@@ -218,7 +239,7 @@ def _run_with_config(options: argparse.Namespace) -> None:
         from t5x_mini.train.loop import train
 
         command = functools.partial(train, allow_changes=options.allow_changes, began=options.began)
-    command(run)
+    return command, run
 
 
 def _glue(options: argparse.Namespace) -> None:
