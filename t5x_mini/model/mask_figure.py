@@ -10,9 +10,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
@@ -79,7 +79,8 @@ def draw_mask(architecture: Architecture, inputs: int, targets: int, path: str |
 
 def visible_cells(architecture: Architecture, inputs: int, targets: int) -> masks.Masks:
     """The model's own masks for one example without padding: boolean numpy arrays `[queries, keys]`, or None."""
-    made = masks.make_masks(architecture, _batch(architecture, inputs, targets))
+    make = jax.jit(masks.make_masks, static_argnums=0)  # one program to compile, not twenty
+    made = make(architecture, _batch(architecture, inputs, targets))
     return masks.Masks(*(None if mask is None else np.asarray(mask)[0, 0] for mask in made))
 
 
@@ -91,18 +92,18 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
     return path
 
 
-def _batch(architecture: Architecture, inputs: int, targets: int) -> dict[str, Array]:
+def _batch(architecture: Architecture, inputs: int, targets: int) -> dict[str, np.ndarray]:
     """One row in the layout of SeqIO's feature converters; the tokens themselves don't matter."""
     if architecture == "encoder_decoder":
         return {"encoder_input_tokens": _ones(inputs), "decoder_target_tokens": _ones(targets)}
     return {
         "decoder_target_tokens": _ones(inputs + targets),
-        "decoder_causal_attention": jnp.asarray(_prefix(inputs, targets)[None], jnp.int32),
+        "decoder_causal_attention": _prefix(inputs, targets)[None].astype(np.int32),
     }
 
 
-def _ones(length: int) -> Int[Array, "1 length"]:
-    return jnp.ones((1, length), jnp.int32)
+def _ones(length: int) -> Int[np.ndarray, "1 length"]:
+    return np.ones((1, length), np.int32)
 
 
 def _prefix(inputs: int, targets: int) -> Bool[np.ndarray, " length"]:

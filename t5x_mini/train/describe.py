@@ -38,19 +38,16 @@ def announce(run: Run) -> None:
     say(f"{run.config.partitioning.kind} over {mesh.describe(run.partitioner.mesh)}")
 
 
-def write_down(run: Run, folder: pathlib.Path, step: int) -> dict[str, pathlib.Path]:
-    """Writes `config.gin`, `model-info.txt` and pictures of a run that goes on at `step`; the pictures by name.
+def write_down(run: Run, folder: pathlib.Path, step: int) -> None:
+    """Writes `config.gin` and `model-info.txt` of a run that goes on at `step`.
 
     Raises:
         UserError: the folder can't be written.
     """
-    from t5x_mini.train.pictures import run_pictures  # matplotlib
-
     try:
         completion.unmark(folder)
         config_file.write(folder, config_module.operative_config(), step)
         write_whole(folder / "model-info.txt", model_info(run))
-        return run_pictures(run, folder)
     except OSError as error:
         raise UserError(
             f"{folder} can't be written: {in_words(error)}. Nothing was trained, and its checkpoints are as they were."

@@ -111,7 +111,8 @@ class _Training:
         with self.clock.lost("compilation"):
             evaluator = self._evaluator()  # which may refuse the start: before anything is written
         # Not before the state and the data are accepted: a refused run leaves another's description alone.
-        pictures = describe.write_down(self.assembled, self.folder, first_step) if self.is_primary else {}
+        if self.is_primary:
+            describe.write_down(self.assembled, self.folder, first_step)
         self.presence.begin(first_step, self.clock)
         with self.clock.lost("compilation"):
             step = compile_step(self.assembled)
@@ -120,7 +121,7 @@ class _Training:
             finished = None
             while finished is None:
                 try:
-                    finished = self._train(step, state, feed, evaluator, pictures)
+                    finished = self._train(step, state, feed, evaluator)
                 except Diverged as error:
                     diverged = error.with_traceback(None)  # which would hold on to arrays
                 if finished is None:
@@ -129,9 +130,7 @@ class _Training:
             wait_for_all("the last step")
         self._finish(finished, evaluator)
 
-    def _train(
-        self, step, state: TrainState, feed, evaluator: Evaluator | None, pictures: dict[str, pathlib.Path]
-    ) -> TrainState:
+    def _train(self, step, state: TrainState, feed, evaluator: Evaluator | None) -> TrainState:
         """From one state to the last one. Raises Diverged."""
         first_step, train = int(state.step), self.config.train
         divergence = Divergence(train, past(self.folder, first_step, train))
@@ -148,7 +147,7 @@ class _Training:
                 divergence=divergence,
             ) as reporter,
         ):
-            reporter.describe(config_module.operative_config(), model_info(self.assembled), pictures)
+            reporter.describe(config_module.operative_config(), model_info(self.assembled))
             state = self._steps(step, state, batches, evaluator, reporter, divergence)
             reporter.finish(int(state.step))
         return state

@@ -78,6 +78,7 @@ class Reporter:
         self.last_good = last_good
         self.logged: dict[str, float] = {}
         self._pending: _Pending | None = None
+        self._owes_pictures = False
         self._writer = metrics.MetricWriter(folder, first_step or None) if enabled else None
         self._progress = Progress(run.total_steps, first_step) if enabled else None
 
@@ -95,14 +96,14 @@ class Reporter:
         except UserError as error:  # the rows up to the newest checkpoint are where they belong: a save syncs them
             _log.warning("%s", error)
 
-    def describe(self, config: str, model_info: str, pictures: Mapping[str, pathlib.Path]) -> None:
-        """Shows what the run is, beside its metrics: its configuration, its parameters, and pictures (PNGs) by name."""
+    def describe(self, config: str, model_info: str) -> None:
+        """Shows what the run is, beside its metrics: its configuration and its parameters; pictures when the first step
+        is over, which would have had to wait for them."""
         if not self._writer:
             return
+        self._owes_pictures = True
         self._writer.text("config.gin", markdown.code(config), self._first_step)
         self._writer.text("model-info", markdown.code(model_info), self._first_step)
-        for name, path in pictures.items():
-            self._writer.image(f"pictures/{name}", path, self._first_step)
 
     def add(self, step: int, sums: dict[str, jax.Array]) -> None:
         """Takes a step that has just been started, and reports the one before it, which is finished."""
@@ -130,6 +131,8 @@ class Reporter:
             self._progress.update(step, row[LOSS], row["timing/tokens_per_second"])
             if step == self._beginning and sums["weights"]:
                 self._note_first_loss(step, (sums["loss"] - sums["z_loss"]) / sums["weights"])
+            if self._owes_pictures:
+                self._draw_pictures()
         note = self._divergence.judge(step, row, self.last_good)
         if note and self._writer:
             _log.warning("%s", note)
@@ -182,6 +185,16 @@ class Reporter:
             for name, vector in vectors.items()
             for block, value in zip(self._blocks, vector, strict=True)
         }
+
+    def _draw_pictures(self) -> None:
+        self._owes_pictures = False
+        from t5x_mini.train.pictures import run_pictures  # matplotlib
+
+        try:
+            for name, path in run_pictures(self._run, self._folder).items():
+                self._writer.image(f"pictures/{name}", path, self._first_step)
+        except (OSError, UserError) as error:
+            _log.warning("The pictures of %s can't be drawn: %s", self._folder, storage_errors.in_words(error))
 
     def _note_first_loss(self, step: int, loss: float) -> None:
         config = self._run.config

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorboard_events
 import tiny_runs
-from matplotlib.figure import Figure
 
 from t5x_mini import config
 from t5x_mini.errors import UserError
@@ -81,15 +80,33 @@ def shown(folder):
 
 
 def test_tensorboard_shows_what_the_run_is_what_it_answers_and_its_plot(reporter, tmp_path):
-    Figure(figsize=(1, 1)).savefig(tmp_path / "masks.png")
-    reporter.describe("BATCH_SIZE = 16", "a table", {"masks": tmp_path / "masks.png"})
+    reporter.describe("BATCH_SIZE = 16", "a table")
     reporter.add(1, sums())
     reporter.add_examples(1, {"one": [{"inputs": "a", "targets": "b", "prediction": "b", "correct": True}], "two": []})
     assert reporter.finish(1) == tmp_path / "loss.png"
     assert shown(tmp_path) == [
-        *((0, tag) for tag in ("config.gin", "model-info", "pictures/masks")),
+        *((0, tag) for tag in ("config.gin", "model-info", "pictures/masks", "pictures/mixture")),
         *((1, tag) for tag in ("examples/one", "pictures/loss")),
     ]
+
+
+def test_the_first_step_does_not_wait_for_pictures(reporter, tmp_path):
+    reporter.describe("BATCH_SIZE = 16", "a table")
+    reporter.add(1, sums())
+    assert not list(tmp_path.glob("*.png"))
+    reporter.add(2, sums())
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["masks.png", "mixture.png"]
+
+
+def test_pictures_that_cannot_be_drawn_are_a_warning(reporter, tmp_path, caplog):
+    (tmp_path / "masks.png").mkdir()
+    reporter.describe("BATCH_SIZE = 16", "a table")
+    reporter.add(1, sums())
+    reporter.flush()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"The pictures of {tmp_path} can't be drawn: Is a directory"
+    ]
+    assert steps(tmp_path) == [1]
 
 
 def with_vectors(assembled, **changes):
