@@ -30,6 +30,8 @@ def enable(setting: str | None, model_dir: str) -> None:
     jax.config.update("jax_compilation_cache_dir", str(path))
     if storage.is_remote(path):  # XLA would write a cache of its own there, for GPUs, and knows no buckets
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    else:  # a file is found faster than the smallest program is compiled; JAX would leave out those of under a second
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def folder(model_dir: str) -> str:

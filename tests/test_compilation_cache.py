@@ -63,9 +63,12 @@ def test_none_keeps_nothing_and_a_folder_is_a_folder(monkeypatch, tmp_path):
     compilation_cache.enable(None, "runs/x")
     assert told == []
     compilation_cache.enable(str(tmp_path), "runs/x")
-    assert told == [("jax_compilation_cache_dir", str(tmp_path))]
+    assert told == [
+        ("jax_compilation_cache_dir", str(tmp_path)),
+        ("jax_persistent_cache_min_compile_time_secs", 0.0),
+    ]
     compilation_cache.enable("gs://bucket/cache", "runs/x")
-    assert told[1:] == [
+    assert told[2:] == [
         ("jax_compilation_cache_dir", "gs://bucket/cache"),
         ("jax_persistent_cache_enable_xla_caches", "none"),
     ]

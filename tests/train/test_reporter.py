@@ -82,6 +82,7 @@ def shown(folder):
 def test_tensorboard_shows_what_the_run_is_what_it_answers_and_its_plot(reporter, tmp_path):
     reporter.describe("BATCH_SIZE = 16", "a table")
     reporter.add(1, sums())
+    reporter.flush()
     reporter.add_examples(1, {"one": [{"inputs": "a", "targets": "b", "prediction": "b", "correct": True}], "two": []})
     assert reporter.finish(1) == tmp_path / "loss.png"
     assert shown(tmp_path) == [
@@ -104,7 +105,7 @@ def test_pictures_that_cannot_be_drawn_are_a_warning(reporter, tmp_path, caplog)
     reporter.add(1, sums())
     reporter.flush()
     assert [record.getMessage() for record in caplog.records] == [
-        f"The pictures of {tmp_path} can't be drawn: Is a directory"
+        f"The pictures of {tmp_path} can't be drawn: [Errno 21] Is a directory: '{tmp_path}/masks.png'"
     ]
     assert steps(tmp_path) == [1]
 
