@@ -22,7 +22,7 @@ monitoring.register_event_listener(lambda name, **_: asked.update([name.rpartiti
 from t5x_mini import cli
 
 code = cli.main(sys.argv[1:])
-large = sorted({"tensorflow", "seqio", "torch", "transformers", "pyarrow", "scipy"} & set(sys.modules))
+large = sorted({"tensorflow", "seqio", "transformers", "pyarrow", "scipy"} & set(sys.modules))
 print(json.dumps({"code": code, "asked": asked, "imported": large}))
 """
 
