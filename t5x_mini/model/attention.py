@@ -20,9 +20,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from t5x_mini.model import products
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.model.layers import Dense, dropout, fan_in_normal
-from t5x_mini.parallel.sharding import constrain
-
-MASKED = -1e10  # T5X's; a row with nothing to see becomes uniform rather than NaN
+from t5x_mini.model.softmax_attention import MASKED, softmax_attention
+from t5x_mini.parallel.sharding import constrain, platform
 
 
 class KeysValues(NamedTuple):
@@ -58,7 +57,10 @@ class Attention(nnx.Module):
     ) -> Float[Array, "r q e"]:
         """What `x` reads from keys and values, which stand in one or several parts (`dot_product_attention`)."""
         query = self._heads(self.query, x, config)
-        mixed = dot_product_attention(query, parts, mask=mask, bias=bias, dropout_rate=config.dropout_rate, key=key)
+        # Under remat the backward pass has made the layer again, weights and all; and CPUs have more memory than speed.
+        keeps = dict(keep_weights=config.remat != "none" or platform() == "cpu")
+        drops = dict(dropout_rate=config.dropout_rate, key=key)
+        mixed = dot_product_attention(query, parts, mask=mask, bias=bias, **drops, **keeps)
         return self.out(mixed.reshape(*x.shape[:2], -1), jnp.dtype(config.dtype))
 
     def keys_values(self, context: Float[Array, "b k e"], config: TransformerConfig) -> KeysValues:
@@ -79,6 +81,7 @@ def dot_product_attention(
     bias: Float[Array, "1 h q k"] | None = None,
     dropout_rate: float = 0.0,
     key: PRNGKeyArray | None = None,
+    keep_weights: bool = False,
 ) -> Float[Array, "r q h d"]:
     """Softmax attention; the softmax is in float32, the products in the operands' dtype.
 
@@ -90,49 +93,27 @@ def dot_product_attention(
         bias: added to the scores.
         dropout_rate: of the weights.
         key: a PRNG key, or None when not training.
+        keep_weights: for the backward pass (`softmax_attention`).
     """
-    scores = jnp.concatenate([_scores(query, part.keys) for part in parts], axis=-1)
-    weights = dropout(softmax(scores, bias, mask), dropout_rate, key, broadcast=2)
+    if len(parts) == 1 and len(parts[0].keys) == len(query):
+        (keys, values), row = parts[0], parts[0].keys.shape[:3]
+        # One draw for all queries of a row: to drop a weight is to drop a value.
+        kept = dropout(jnp.ones((*row, 1), values.dtype), dropout_rate, key)
+        return softmax_attention(query, keys, values * kept, bias, mask, keep_weights)
+    scores = jnp.concatenate([_scores(query, part.keys) for part in parts], axis=-1).astype(jnp.float32)
+    if bias is not None:
+        scores = scores + bias
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(query.dtype)
+    weights = dropout(weights, dropout_rate, key, broadcast=2)
     ends = np.cumsum([part.keys.shape[2] for part in parts])[:-1]
     mixed = [_mix(share, part.values) for share, part in zip(jnp.split(weights, ends, axis=-1), parts, strict=True)]
     return functools.reduce(jnp.add, mixed)
 
 
-@jax.custom_vjp
-def softmax(
-    scores: Float[Array, "r h q k"], bias: Float[Array, "1 h q k"] | None, mask: Bool[Array, "r 1 #q k"]
-) -> Float[Array, "r h q k"]:
-    """The softmax over keys of `scores + bias`, in float32, rounded to the scores' dtype.
-
-    The backward pass keeps the rounded weights and nothing else.
-    """
-    biased = scores.astype(jnp.float32) + (0.0 if bias is None else bias)
-    return jax.nn.softmax(jnp.where(mask, biased, MASKED), axis=-1).astype(scores.dtype)
-
-
-def _softmax_forward(scores: Array, bias: Array | None, mask: Array) -> tuple[Array, tuple]:
-    weights = softmax(scores, bias, mask)
-    return weights, (weights, bias, mask)
-
-
-def _softmax_backward(saved: tuple, grad: Array) -> tuple[Array, Array | None, None]:
-    (weights, bias, mask), grad = saved, grad.astype(jnp.float32)
-    share = weights.astype(jnp.float32)
-    to_biased = share * (grad - jnp.sum(share * grad, axis=-1, keepdims=True))
-    to_scores = jnp.where(mask, to_biased, 0.0).astype(weights.dtype)
-    if bias is None:
-        return to_scores, None, None
-    # Of what was rounded already: half as much to read again, and nothing more to keep.
-    return to_scores, jnp.sum(to_scores.astype(jnp.float32), axis=0, keepdims=True), None
-
-
-softmax.defvjp(_softmax_forward, _softmax_backward)
-
-
 def _scores(query: Float[Array, "r q h d"], keys: Float[Array, "b h k d"]) -> Float[Array, "r h q k"]:
     rows, (count, length, heads, width) = keys.shape[0], query.shape
     folded = query.reshape(rows, -1, heads, width)  # the queries that share keys side by side: the keys are read once
-    scores = products.scores(folded.swapaxes(1, 2), keys)
+    scores = products.scores(folded, keys)
     unfolded = scores.reshape(rows, heads, count // rows, length, -1).swapaxes(1, 2)
     return unfolded.reshape(count, heads, length, -1)
 

@@ -78,6 +78,19 @@ def constrain_as_state(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     return x if mesh is None else jax.lax.with_sharding_constraint(x, state_spec(axes, x.shape, mesh))
 
 
+def row_ways(rows: int) -> int:
+    """Devices that a batch of so many rows is split over, in the mesh in use; 1 without one, or if it isn't split."""
+    mesh = _mesh_in_use()
+    axes = None if mesh is None else _mesh_axes("batch", rows, mesh)
+    return math.prod(mesh.shape[axis] for axis in axes) if axes else 1
+
+
+def platform() -> str:
+    """What is compiled for, `cpu`, `gpu` or `tpu`: the platform of the mesh in use; without one, of JAX's devices."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
 def _mesh_in_use():
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or "fsdp" not in mesh.axis_names else mesh

@@ -1,4 +1,4 @@
-"""Products against plain twins, which autodiff differentiates; and what XLA makes of them on CPUs."""
+"""Products against plain twins, as they are made for CPUs and for all else; and what XLA makes of them on CPUs."""
 
 import re
 
@@ -31,14 +31,6 @@ def plain_dense(x, kernel, dtype, result):
     return jnp.dot(x.astype(dtype), kernel.astype(dtype)).astype(result)
 
 
-def plain_scores(query, keys):
-    return jnp.einsum("bhqd,bhkd->bhqk", query, keys)
-
-
-def plain_mix(weights, values):
-    return jnp.einsum("bhqk,bhkd->bhqd", weights, values)
-
-
 def check(made, expected, dtype):
     for a, b in zip(made, expected, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
@@ -47,8 +39,10 @@ def check(made, expected, dtype):
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("shape", [(5, 8), (3, 5, 8), (2, 3, 5, 8)])
-def test_dense(dtype, shape):
+def test_dense(monkeypatch, dtype, platform, shape):
+    monkeypatch.setattr(products, "platform", lambda: platform)
     x, kernel = normal(0, *shape, dtype=dtype), normal(1, 8, 6)
 
     def of(function):
@@ -65,19 +59,19 @@ def test_the_gradient_of_a_kernel_is_not_rounded_on_cpus():
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])
-@pytest.mark.parametrize("heads", ["first", "behind positions"])
-def test_scores_and_mix(dtype, heads):
-    def turned(x):
-        return x if heads == "first" else jnp.swapaxes(jnp.swapaxes(x, 1, 2) * 1, 1, 2)
-
-    query, keys = normal(0, 2, 3, 5, 4, dtype=dtype), normal(1, 2, 3, 7, 4, dtype=dtype)
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_products_of_attention(monkeypatch, platform, dtype):
+    monkeypatch.setattr(products, "platform", lambda: platform)
+    queries, keys = normal(0, 2, 5, 3, 4, dtype=dtype), normal(1, 2, 3, 7, 4, dtype=dtype)
     weights = normal(2, 2, 3, 5, 7, dtype=dtype)
-    for function, plain, left in [
-        (products.scores, plain_scores, query),
-        (products.mix, plain_mix, weights),
+    for function, subscripts, operands in [
+        (products.scores, "bqhd,bhkd->bhqk", (queries, keys)),
+        (products.mix, "bhqk,bhkd->bhqd", (weights, keys)),
+        (products.mix_queries, "bhqk,bqhd->bhkd", (weights, queries)),
     ]:
-        made = jax.jit(lambda a, b, f=function: values_and_gradients(lambda a, b: f(turned(a), turned(b)), a, b))
-        check(made(left, keys), values_and_gradients(plain, left, keys), dtype)
+        check([jax.jit(function)(*operands)], [jnp.einsum(subscripts, *operands)], dtype)
+    exact = products.mix(weights, keys, F32)
+    check([exact], [jnp.einsum("bhqk,bhkd->bhqd", weights.astype(F32), keys.astype(F32))], F32)
 
 
 @pytest.mark.parametrize(("architecture", "scan_layers"), [("encoder_decoder", False), ("prefix_lm", True)])

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from t5x_mini.model import transformer
 from t5x_mini.parallel.mesh import make_mesh
-from t5x_mini.parallel.sharding import RULES, constrain, partition_spec, state_spec
+from t5x_mini.parallel.sharding import RULES, constrain, partition_spec, row_ways, state_spec
 from t5x_mini.train.optimizers import AdamW
 
 WO = "encoder/layers/mlp/wo/kernel"  # [2 layers, mlp 24, embed 16]
@@ -163,3 +163,12 @@ def test_a_constraint_splits_an_activation_in_a_mesh():
 def test_a_constraint_does_nothing_without_a_mesh():
     x = jnp.ones((8, 24))
     assert constrain(x, "batch", "mlp") is x
+
+
+@pytest.mark.parametrize(
+    "sizes, rows, ways", [((2, 2, 2), 16, 4), ((1, 8, 1), 16, 8), ((2, 2, 2), 6, 1), ((1, 1, 8), 16, 1)]
+)
+def test_the_devices_that_rows_are_split_over(sizes, rows, ways):
+    with jax.set_mesh(make_mesh(eight_devices.mesh(*sizes))):
+        assert jax.jit(lambda x: x * row_ways(rows))(1) == ways
+    assert row_ways(rows) == 1
