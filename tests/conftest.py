@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).parent))
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Every annotation in these modules is an assertion about shapes and dtypes while the tests run.
-MODULES = "answers attention beam_search decoding encoding layers masks sampling scoring top_k transformer"
+MODULES = "answers attention beam_search decoding encoding flash layers masks sampling scoring top_k transformer"
 CHECKED = [f"t5x_mini.model.{module}" for module in MODULES.split()]
 install_import_hook([*CHECKED, "t5x_mini.train.loss"], "annotations.checked")
 

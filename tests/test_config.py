@@ -63,6 +63,7 @@ def test_every_macro_sets_the_field_that_it_names():
         "DROPOUT_RATE": 0.25,
         "ARCHITECTURE": "causal_lm",
         "DTYPE": "float32",
+        "ATTENTION": "flash",
         "SCAN_LAYERS": False,
         "REMAT": "full",
         "LOSS_NORMALIZING_FACTOR": 233472,
@@ -119,7 +120,7 @@ def test_every_macro_sets_the_field_that_it_names():
     assert (feed.vocabulary, feed.extra_ids, feed.glue_dir) == ("bytes", 12, "tiny")
     assert (feed.data_feed, feed.tokens_dir, feed.objective) == ("seqio", "g", SpanCorruption(mean_span=5))
     assert (model.dropout_rate, model.architecture, model.dtype) == (0.25, "causal_lm", "float32")
-    assert (model.scan_layers, model.remat) == (False, "full")
+    assert (model.attention, model.scan_layers, model.remat) == ("flash", False, "full")
     assert (loss.normalizing_factor, loss.label_smoothing, loss.z_loss, loss.blocks) == (233472, 0.1, 0.5, 4)
     assert train.compilation_cache == "gs://g/xla"
     assert (train.initial_checkpoint_path, train.eval_steps, train.eval_period) == ("a/b", 3, 4)

@@ -12,7 +12,7 @@ from t5x_mini.model.config import TransformerConfig
 
 FORMAT = 1
 # What may differ between the run that saved and the run that restores: how the model is computed, not what it is.
-_FREE = ("dropout_rate", "dtype", "scan_layers", "remat")
+_FREE = ("attention", "dropout_rate", "dtype", "scan_layers", "remat")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ class IdPredictor:
             partitioner: how the devices share the work; None: each takes a part of the rows.
             feature_lengths: TASK_FEATURE_LENGTHS of training; None: not known.
         """
-        self.config = dataclasses.replace(config, scan_layers=True, dropout_rate=0.0, remat="none")
+        self.config = dataclasses.replace(config, attention="plain", scan_layers=True, dropout_rate=0.0, remat="none")
         self.input_length, self.max_length = INPUT_LENGTH, MAX_LENGTH
         if feature_lengths:
             self.input_length = feature_lengths.get("inputs", feature_lengths["targets"])

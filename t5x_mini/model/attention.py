@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from t5x_mini.model import products
 from t5x_mini.model.config import TransformerConfig
 from t5x_mini.model.layers import Dense, dropout, fan_in_normal
+from t5x_mini.model.masks import Visible
 from t5x_mini.model.softmax_attention import MASKED, softmax_attention
 from t5x_mini.parallel.sharding import constrain, platform
 
@@ -50,17 +51,25 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "r q e"],
         parts: Sequence[KeysValues],
-        mask: Bool[Array, "r 1 #q k"],
-        bias: Float[Array, "1 h q k"] | None,
+        mask: Bool[Array, "r 1 #q k"] | Visible,
+        bias: Float[Array, "1 h q k"] | Float[Array, "h distances"] | None,
         config: TransformerConfig,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "r q e"]:
         """What `x` reads from keys and values, which stand in one or several parts (`dot_product_attention`)."""
         query = self._heads(self.query, x, config)
-        # Under remat the backward pass has made the layer again, weights and all; and CPUs have more memory than speed.
-        keeps = dict(keep_weights=config.remat != "none" or platform() == "cpu")
-        drops = dict(dropout_rate=config.dropout_rate, key=key)
-        mixed = dot_product_attention(query, parts, mask=mask, bias=bias, **drops, **keeps)
+        if isinstance(mask, Visible):
+            from t5x_mini.model.flash import flash_attention  # not all have to wait for Pallas to be imported
+
+            (part,) = parts
+            # The draw is shared by the queries: a weight that is dropped is a value that is.
+            values = dropout(part.values, config.dropout_rate, key, broadcast=3)
+            mixed = flash_attention(query, part.keys.swapaxes(1, 2), values.swapaxes(1, 2), mask, bias)
+        else:
+            # Under remat the backward pass has made the layer again, weights and all; CPUs have more memory than speed.
+            keeps = dict(keep_weights=config.remat != "none" or platform() == "cpu")
+            drops = dict(dropout_rate=config.dropout_rate, key=key)
+            mixed = dot_product_attention(query, parts, mask=mask, bias=bias, **drops, **keeps)
         return self.out(mixed.reshape(*x.shape[:2], -1), jnp.dtype(config.dtype))
 
     def keys_values(self, context: Float[Array, "b k e"], config: TransformerConfig) -> KeysValues:
@@ -96,10 +105,9 @@ def dot_product_attention(
         keep_weights: for the backward pass (`softmax_attention`).
     """
     if len(parts) == 1 and len(parts[0].keys) == len(query):
-        (keys, values), row = parts[0], parts[0].keys.shape[:3]
-        # One draw for all queries of a row: to drop a weight is to drop a value.
-        kept = dropout(jnp.ones((*row, 1), values.dtype), dropout_rate, key)
-        return softmax_attention(query, keys, values * kept, bias, mask, keep_weights)
+        keys, values = parts[0]
+        values = dropout(values, dropout_rate, key, broadcast=3)  # as in `Attention`
+        return softmax_attention(query, keys, values, bias, mask, keep_weights)
     scores = jnp.concatenate([_scores(query, part.keys) for part in parts], axis=-1).astype(jnp.float32)
     if bias is not None:
         scores = scores + bias
@@ -143,6 +151,17 @@ class RelativePositionBias(nnx.Module):
         """
         by_distance = self.by_distance(queries, keys, bidirectional=bidirectional, config=config)
         return constrain(along_diagonals(by_distance, queries, keys)[None], None, "heads", "length", "length")
+
+    def for_mask(
+        self, mask: Array | Visible, length: int, *, bidirectional: bool, config: TransformerConfig
+    ) -> Float[Array, "1 h l l"] | Float[Array, "h distances"]:
+        """The bias as attention wants it beside such a mask: of every pair, or at every distance that differs."""
+        if isinstance(mask, Visible):
+            from t5x_mini.model.flash import bias_span
+
+            span = bias_span(length, length, config.relpos_max_distance)
+            return self.by_distance(span, span, bidirectional=bidirectional, config=config)
+        return self(length, length, bidirectional=bidirectional, config=config)
 
     def by_distance(
         self, behind: int, ahead: int, *, bidirectional: bool, config: TransformerConfig

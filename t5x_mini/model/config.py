@@ -35,6 +35,8 @@ class TransformerConfig:
         relpos_buckets: buckets of the relative position bias.
         relpos_max_distance: distances from here on share the last bucket.
         relpos_bias_per_layer: every layer has a relative position bias of its own (umT5); False: a stack shares one.
+        attention: `plain`, or `flash`: a kernel for TPUs that keeps no number for each pair of query and key, for rows
+            of thousands of tokens (`model/flash.py`).
         scan_layers: one compiled layer in a loop (fast to compile) or every layer written out; the numbers, the
             parameters and the checkpoints are the same.
         remat: what the backward pass computes again instead of keeping: `none`; `minimal` (keeps each layer's input
@@ -57,6 +59,7 @@ class TransformerConfig:
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
     relpos_bias_per_layer: bool = False
+    attention: Literal["plain", "flash"] = "plain"
     scan_layers: bool = True
     remat: Literal["none", "minimal", "full", "offload"] = "none"
 

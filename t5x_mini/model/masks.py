@@ -36,13 +36,28 @@ Queries = Int[Array, "batch queries"]
 Keys = Int[Array, "batch keys"]
 Mask = Bool[Array, "batch 1 queries keys"]
 
+_PADDING_QUERY, _PADDING_KEY = -2, -4  # codes of `Visible`: of different segments, so that neither sees the other
+
+
+class Visible(NamedTuple):
+    """A mask that is not written out: who sees whom follows from a number for each query and each key.
+
+    A token's code is twice its segment, and one more where it is of the prefix; negative and even where it is padding.
+    A query sees a key of its own segment, and if `causal`, none after it, but for a prefix, which sees itself.
+    """
+
+    queries: Queries
+    keys: Keys
+    causal: bool = False
+    prefix: bool = False
+
 
 class Masks(NamedTuple):
     """The masks of one batch; `encoder` and `cross` are None without an encoder."""
 
-    encoder: Mask | None
-    decoder: Mask
-    cross: Mask | None
+    encoder: Mask | Visible | None
+    decoder: Mask | Visible
+    cross: Mask | Visible | None
 
 
 def make_masks(architecture: Architecture, batch: Mapping[str, Array]) -> Masks:
@@ -55,6 +70,18 @@ def make_masks(architecture: Architecture, batch: Mapping[str, Array]) -> Masks:
     return Masks(
         encoder_mask(inputs, input_segments), decoder, cross_mask(targets, inputs, target_segments, input_segments)
     )
+
+
+def make_visible(architecture: Architecture, batch: Mapping[str, Array]) -> Masks:
+    """What `make_masks` gives, not written out: no number for each pair."""
+    targets, target_segments = batch["decoder_target_tokens"], batch.get("decoder_segment_ids")
+    prefix = batch.get("decoder_causal_attention") if architecture == "prefix_lm" else None
+    decoder = _visible(targets, targets, target_segments, target_segments, causal=True, prefix=prefix)
+    if architecture != "encoder_decoder":
+        return Masks(None, decoder, None)
+    inputs, input_segments = batch["encoder_input_tokens"], batch.get("encoder_segment_ids")
+    encoder = _visible(inputs, inputs, input_segments, input_segments)
+    return Masks(encoder, decoder, _visible(targets, inputs, target_segments, input_segments))
 
 
 def encoder_mask(tokens: Tokens, segment_ids: Tokens | None = None) -> Mask:
@@ -121,6 +148,27 @@ def cross_mask(
         0 0 0 0
     """
     return _real_pairs(target_tokens, encoder_tokens) & _same_segment(target_segment_ids, encoder_segment_ids)
+
+
+def _visible(
+    query_tokens: Queries,
+    key_tokens: Keys,
+    query_segments: Queries | None,
+    key_segments: Keys | None,
+    causal: bool = False,
+    prefix: Tokens | None = None,
+) -> Visible:
+    if query_segments is None or key_segments is None:  # as in `_same_segment`
+        query_segments = key_segments = None
+    queries = _codes(query_tokens, query_segments, prefix, _PADDING_QUERY)
+    return Visible(queries, _codes(key_tokens, key_segments, prefix, _PADDING_KEY), causal, prefix is not None)
+
+
+def _codes(tokens: Tokens, segments: Tokens | None, prefix: Tokens | None, padding: int) -> Int[Array, "batch length"]:
+    codes = jnp.full_like(tokens, 2) if segments is None else 2 * segments
+    if prefix is not None:
+        codes = codes + (prefix > 0)
+    return jnp.where(tokens > 0, codes, padding).astype(jnp.int32)
 
 
 def _causal(length: int) -> Bool[Array, "1 1 length length"]:

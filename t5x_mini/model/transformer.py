@@ -29,7 +29,7 @@ from t5x_mini.model.layers import (
     float32_logits,
     split_key,
 )
-from t5x_mini.model.masks import Masks, make_masks
+from t5x_mini.model.masks import Masks, Visible, make_masks, make_visible
 from t5x_mini.parallel.sharding import constrain
 
 _LAYER_INPUT = "layer_input"
@@ -65,15 +65,15 @@ class EncoderLayer(nnx.Module):
         x: Float[Array, "b l e"],
         key: PRNGKeyArray | None,
         *,
-        mask: Bool[Array, "b 1 l l"],
-        bias: Float[Array, "1 h l l"] | None,
+        mask: Bool[Array, "b 1 l l"] | Visible,
+        bias: Float[Array, "1 h l l"] | Float[Array, "h distances"] | None,
         config: TransformerConfig,
     ) -> Float[Array, "b l e"]:
         """`bias` is None where every layer has one of its own."""
         keys = iter(split_key(key, 4))
         dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
         if bias is None:
-            bias = self.relpos_bias(x.shape[1], x.shape[1], bidirectional=True, config=config)
+            bias = self.relpos_bias.for_mask(mask, x.shape[1], bidirectional=True, config=config)
         y = self.pre_attention_layer_norm(x, dtype)
         y = self.attention(y, [self.attention.keys_values(y, config)], mask, bias, config, next(keys))
         x = x + dropout(y, rate, next(keys), broadcast=1)
@@ -101,11 +101,11 @@ class DecoderLayer(nnx.Module):
         x: Float[Array, "r q e"],
         key: PRNGKeyArray | None = None,
         *,
-        mask: Bool[Array, "r 1 #q k"],
-        bias: Float[Array, "1 h q k"] | None,
+        mask: Bool[Array, "r 1 #q k"] | Visible,
+        bias: Float[Array, "1 h q k"] | Float[Array, "h distances"] | None,
         encoded: Float[Array, "b l e"] | None = None,
         cross: KeysValues | None = None,
-        cross_mask: Bool[Array, "r 1 #q l"] | None = None,
+        cross_mask: Bool[Array, "r 1 #q l"] | Visible | None = None,
         prompt: KeysValues | None = None,
         cache: KeysValues | None = None,
         place: Int[Array, ""] | None = None,
@@ -128,7 +128,7 @@ class DecoderLayer(nnx.Module):
         keys = iter(split_key(key, 6))
         dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
         if bias is None:
-            bias = self.relpos_bias(x.shape[1], x.shape[1], bidirectional=False, config=config)
+            bias = self.relpos_bias.for_mask(mask, x.shape[1], bidirectional=False, config=config)
         y = self.pre_self_attention_layer_norm(x, dtype)
         own = self.self_attention.keys_values(y, config)
         if cache is not None:
@@ -156,12 +156,12 @@ class Encoder(nnx.Module):
     def __call__(
         self,
         embedded: Float[Array, "b l e"],
-        mask: Bool[Array, "b 1 l l"],
+        mask: Bool[Array, "b 1 l l"] | Visible,
         config: TransformerConfig,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b l e"]:
         embed_key, layers_key, out_key = split_key(key, 3)
-        bias = _shared_bias(self, embedded.shape[1], bidirectional=True, config=config)
+        bias = _shared_bias(self, mask, embedded.shape[1], bidirectional=True, config=config)
         layer = functools.partial(EncoderLayer.__call__, mask=mask, bias=bias, config=config)
         x = dropout(embedded, config.dropout_rate, embed_key, broadcast=1)
         x = _run_stack(layer, self.layers, x, config, layers_key)
@@ -188,13 +188,13 @@ class Decoder(nnx.Module):
         self,
         embedded: Float[Array, "b l e"],
         encoded: Float[Array, "b k e"] | None,
-        mask: Bool[Array, "b 1 l l"],
-        cross_mask: Bool[Array, "b 1 l k"] | None,
+        mask: Bool[Array, "b 1 l l"] | Visible,
+        cross_mask: Bool[Array, "b 1 l k"] | Visible | None,
         config: TransformerConfig,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b l e"]:
         embed_key, layers_key, out_key = split_key(key, 3)
-        bias = _shared_bias(self, embedded.shape[1], bidirectional=False, config=config)
+        bias = _shared_bias(self, mask, embedded.shape[1], bidirectional=False, config=config)
 
         def layer(layer: DecoderLayer, x: Array, key: PRNGKeyArray | None) -> Array:
             return layer(x, key, mask=mask, bias=bias, encoded=encoded, cross_mask=cross_mask, config=config)[0]
@@ -229,7 +229,8 @@ class Transformer(nnx.Module):
 
     def decoded(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b l e"]:
         """What the output head makes logits of; the arguments are those of a call."""
-        masks = make_masks(self.config.architecture, batch)
+        make = make_visible if self.config.attention == "flash" else make_masks
+        masks = make(self.config.architecture, batch)
         encoder_key, decoder_key = split_key(dropout_key, 2)
         encoded = self.encode(batch, masks, encoder_key) if self.config.has_encoder else None
         embedded = self.embed(batch["decoder_input_tokens"])
@@ -272,12 +273,12 @@ def _add_own_bias(layer: nnx.Module, key: PRNGKeyArray, config: TransformerConfi
 
 
 def _shared_bias(
-    stack: Encoder | Decoder, length: int, *, bidirectional: bool, config: TransformerConfig
-) -> Float[Array, "1 h l l"] | None:
+    stack: Encoder | Decoder, mask: Array | Visible, length: int, *, bidirectional: bool, config: TransformerConfig
+) -> Float[Array, "1 h l l"] | Float[Array, "h distances"] | None:
     """The bias that all layers of a stack share, computed once; None where each has its own."""
     if config.relpos_bias_per_layer:
         return None
-    return stack.relpos_bias(length, length, bidirectional=bidirectional, config=config)
+    return stack.relpos_bias.for_mask(mask, length, bidirectional=bidirectional, config=config)
 
 
 def _stack(layer: Callable, key: PRNGKeyArray, config: TransformerConfig, count: int) -> nnx.Module:

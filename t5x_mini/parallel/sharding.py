@@ -68,19 +68,19 @@ def _mesh_axes(name: str | None, size: int, mesh: Mesh) -> tuple[str, ...] | Non
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins the sharding of an activation, where a mesh with our axes is in use; elsewhere returns `x` as it is."""
-    mesh = _mesh_in_use()
+    mesh = mesh_in_use()
     return x if mesh is None else jax.lax.with_sharding_constraint(x, partition_spec(axes, x.shape, mesh))
 
 
 def constrain_as_state(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     """Pins the sharding of a gradient to that of its parameter, which has these logical axes; see `constrain`."""
-    mesh = _mesh_in_use()
+    mesh = mesh_in_use()
     return x if mesh is None else jax.lax.with_sharding_constraint(x, state_spec(axes, x.shape, mesh))
 
 
 def row_ways(rows: int) -> int:
     """Devices that a batch of so many rows is split over, in the mesh in use; 1 without one, or if it isn't split."""
-    mesh = _mesh_in_use()
+    mesh = mesh_in_use()
     axes = None if mesh is None else _mesh_axes("batch", rows, mesh)
     return math.prod(mesh.shape[axis] for axis in axes) if axes else 1
 
@@ -91,6 +91,7 @@ def platform() -> str:
     return device.platform if device else jax.default_backend()
 
 
-def _mesh_in_use():
+def mesh_in_use() -> jax.sharding.AbstractMesh | None:
+    """The mesh that is set while tracing; None where there is none with our axes."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or "fsdp" not in mesh.axis_names else mesh

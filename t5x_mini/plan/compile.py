@@ -141,6 +141,8 @@ def compile_plan(config: RunConfig, topology: Topology, slices: int = 1, step: s
         notes.append("Every answer is counted at its full length, and the model's FLOPs as those of one forward pass")
     if config.model.remat == "offload":
         notes.append("What goes to the host's memory and back takes a time that is not in the step's")
+    if config.model.attention == "flash":
+        notes.append("What the kernel of ATTENTION = 'flash' computes and reads is not in FLOPs, traffic and times")
     run = assemble(config, _devices(topology, slices))
     made = _analytical(run, topology, slices, step)
     if topology.platform != "tpu":
@@ -256,6 +258,7 @@ def _analytical(run: Run, topology: Topology, slices: int, step: str) -> Plan:
             "lengths": dict(config.feed.task_feature_lengths),
             "num_microbatches": config.train.num_microbatches,
             "remat": config.model.remat,
+            "attention": config.model.attention,
             "scan_layers": config.model.scan_layers,
             "dtype": config.model.dtype,
             "optimizer": type(config.optimizer).__name__,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _FREE = (
     *("CheckpointConfig.", "PartitioningConfig.", "EvaluateConfig.", "DecodingConfig."),
     *("TransformerConfig.dtype", "TransformerConfig.scan_layers", "TransformerConfig.remat", "LossConfig.blocks"),
+    "TransformerConfig.attention",
     *("FeedConfig.mixture_or_task_module", "FeedConfig.glue_dir", "FeedConfig.tokens_dir", "FeedConfig.prefetch"),
     *("TrainConfig.model_dir", "TrainConfig.train_steps", "TrainConfig.train_steps_relative"),
     *("TrainConfig.initial_checkpoint_path", "TrainConfig.reset_optimizer", "TrainConfig.reset_step"),

@@ -86,6 +86,7 @@ def assemble(config: RunConfig, devices: list[jax.Device] | None = None) -> Run:
     _check_folders(config)
     partitioner = make_partitioner(config.partitioning, devices)
     _check_batch(config, partitioner)
+    _check_attention(config, partitioner)
     vocabulary = None
     if config.model.vocab_size is None:  # after all that can be refused without importing TensorFlow
         vocab_size, vocabulary = feeds.model_vocab_size(config.feed), feeds.vocabulary_id(config.feed)
@@ -119,6 +120,15 @@ def first_step(train: TrainConfig, origin: Origin | None = None) -> int:
 
         origin = open_source(train.initial_checkpoint_path).origin
     return origin.step or 0
+
+
+def _check_attention(config: RunConfig, partitioner: Partitioner) -> None:
+    device = partitioner.mesh.devices.flat[0]
+    if config.model.attention == "flash" and device.platform != "tpu":
+        raise UserError(
+            f"ATTENTION = 'flash' is a kernel for TPUs, and the devices here are of the kind {device.platform}: write "
+            "--gin.ATTENTION=plain. The numbers are the same."
+        )
 
 
 def _check_folders(config: RunConfig) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from t5x_mini.model.config import ARCHITECTURES
-from t5x_mini.model.masks import cross_mask, decoder_mask, encoder_mask, make_masks
+from t5x_mini.model.masks import cross_mask, decoder_mask, encoder_mask, make_masks, make_visible
 
 INPUTS, TARGETS = 5, 6
 
@@ -110,6 +110,27 @@ def test_every_pair_is_as_defined(architecture, batch):
         return
     np.testing.assert_array_equal(masks.encoder, each_pair(batch, "encoder", "encoder", lambda b, q, k: True))
     np.testing.assert_array_equal(masks.cross, each_pair(batch, "decoder", "encoder", lambda b, q, k: True))
+
+
+def written_out(visible):
+    """The mask that `Visible` stands for, by its docstring."""
+    if visible is None:
+        return None
+    queries, keys = visible.queries[:, None, :, None], visible.keys[:, None, None, :]
+    mask = queries // 2 == keys // 2
+    if visible.causal:
+        before = np.tri(queries.shape[2], keys.shape[3], dtype=bool)
+        mask &= (before | ((queries % 2 == 1) & (keys % 2 == 1))) if visible.prefix else before
+    return mask
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(max_examples=60, deadline=None)
+@given(batch=batches())
+def test_what_is_visible_is_what_the_masks_say(architecture, batch):
+    batch = {name: jnp.asarray(feature) for name, feature in batch.items()}
+    for mask, visible in zip(make_masks(architecture, batch), make_visible(architecture, batch), strict=True):
+        np.testing.assert_array_equal(mask, written_out(visible))
 
 
 def test_a_wrong_shape_is_refused_while_the_tests_run():

@@ -65,6 +65,12 @@ def test_devices_along_model_do_not_split_rows():
     assert run.assemble(configured(feed=dict(batch_size=1), partitioning=dict(data=1, model=8)))
 
 
+def test_flash_attention_without_a_tpu_is_refused():
+    words = "ATTENTION = 'flash' is a kernel for TPUs, and the devices here are of the kind cpu: write --gin.ATTENTION="
+    with pytest.raises(UserError, match=words):
+        run.assemble(configured(model=tiny.model(attention="flash")))
+
+
 def test_a_wrong_normaliser_is_refused_before_anything_is_made():
     with pytest.raises(UserError, match="LOSS_NORMALIZING_FACTOR is 'TOKENS'"):
         run.assemble(configured(loss=dict(normalizing_factor="TOKENS")))
