@@ -134,8 +134,8 @@ def measure(checkpoint: Checkpoint, config: RunConfig, batch: Batch) -> TokenLos
     from t5x_mini.parallel.partitioner import MeshPartitioner
 
     source = open_source(checkpoint.path)
-    model = dataclasses.replace(config.model, vocab_size=source.origin.model.vocab_size)
-    # Not the run's mesh: a batch is also looked at on other machines than the one that trained on it.
+    # Not the run's mesh nor its kernels: a batch is also looked at on other machines than the one that trained on it.
+    model = dataclasses.replace(config.model, vocab_size=source.origin.model.vocab_size, attention="plain")
     partitioner = MeshPartitioner(make_mesh(PartitioningConfig()))
     shardings = param_shardings(partitioner, model)
     shapes = transformer.param_shapes(model)

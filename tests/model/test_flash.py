@@ -52,7 +52,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("prefix", "one_block")
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES])
 def test_values_and_every_gradient_are_the_plain_ones(case):
     architecture, which, targets, inputs, width = CASES[case]
     features = batch(targets, inputs)
@@ -89,7 +92,25 @@ def test_values_and_every_gradient_are_the_plain_ones(case):
     assert len(grads) == (3 if which == "cross" else 4)  # the bucket table's is the last
 
 
-@pytest.mark.parametrize("name", ["causal_lm", "encdec_t5_1_1_packed", "prefix_lm_packed"])
+def test_bfloat16_rounds_no_more_than_the_plain_path():
+    config, features = tiny.model(), tiny.batch("encoder_decoder", tiny.examples(0, 8))
+    real = features["decoder_target_tokens"][..., None] > 0
+
+    def logits(**changes):
+        changed = dataclasses.replace(config, **changes)
+        return jnp.where(real, jit(transformer.bind(changed, tiny.params(config)))(features), 0)
+
+    exact, plain, flash = logits(), logits(dtype="bfloat16"), logits(dtype="bfloat16", attention="flash")
+    assert 1e-4 < error(flash, exact) < 1.2 * error(plain, exact)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encdec_t5_1_1_packed",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("causal_lm", "prefix_lm_packed")),
+    ],
+)
 def test_logits_and_gradients_are_t5xs(name):
     golden = goldens.load(name)
     config = dataclasses.replace(golden.model, attention="flash")
@@ -128,8 +149,11 @@ def plain_gradients(**changes):
     return gradients(tiny.model("prefix_lm", dropout_rate=0.2, **changes))
 
 
+OTHERS = [{}, {"scan_layers": False, "relpos_bias_per_layer": True}]
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, {"remat": "minimal"}, {"scan_layers": False, "relpos_bias_per_layer": True}], ids=str
+    "changes", [{"remat": "minimal"}, *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)], ids=str
 )
 def test_dropout_scan_and_remat_are_those_of_the_plain_path(changes):
     config = tiny.model("prefix_lm", dropout_rate=0.2, attention="flash", **changes)
@@ -138,7 +162,7 @@ def test_dropout_scan_and_remat_are_those_of_the_plain_path(changes):
         assert error(grad, expected[name]) < 1e-5, name
 
 
-@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1)], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 2, 2), pytest.param((1, 8, 1), marks=pytest.mark.slow)], ids=str)
 def test_a_mesh_changes_no_gradient(sizes):
     """Rows and heads are split over devices: the gradient to the bucket table is a sum over all of them."""
     mesh = make_mesh(PartitioningConfig(data=sizes[0], fsdp=sizes[1], model=sizes[2]))
