@@ -113,8 +113,8 @@ def main() -> None:
     from t5x_mini.train.run import assemble
     from t5x_mini.train.start import compile_step
 
-    defaults = dict(architecture="encoder_decoder", optimizer="adafactor", dropout=0.0, microbatches=1, unroll=False)
-    run = assemble(train_step.load_config(argparse.Namespace(**vars(arguments), **defaults)))
+    defaults = dict(architecture="encoder_decoder", optimizer="adafactor", dropout=0.0, microbatches=1, scan=False)
+    run = assemble(train_step.load_config(argparse.Namespace(**vars(arguments), **defaults), arguments.batch))
     with tempfile.TemporaryDirectory() as name:
         task = random_tokens(8000, Path(name))
         alone = TokenFeed(run.config.feed, run.config.model.architecture, [task])

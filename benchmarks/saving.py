@@ -44,8 +44,8 @@ def main() -> None:
     from t5x_mini.train.step import make_train_step
 
     defaults = dict(architecture="encoder_decoder", optimizer="adafactor", remat="none", dropout=0.0)
-    options = argparse.Namespace(**vars(arguments), **defaults, microbatches=1, unroll=False)
-    run = assemble(train_step.load_config(options))
+    options = argparse.Namespace(**vars(arguments), **defaults, microbatches=1, scan=True)
+    run = assemble(train_step.load_config(options, arguments.batch))
     config, partitioner = run.config, run.partitioner
     shapes = run.batch_shapes(arguments.batch)
     make = make_train_step(
