@@ -6,7 +6,6 @@ the logical names of its axes (`parallel/sharding.py`).
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from t5x_mini.model import products
 from t5x_mini.model.config import TransformerConfig
-from t5x_mini.parallel.sharding import constrain
+from t5x_mini.parallel.sharding import constrain, platform
 
 fan_in_normal = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 fan_in_truncated = jax.nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -55,14 +54,12 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(width), axes=("embed",))
 
     def __call__(self, x: Float[Array, "... e"], dtype: jnp.dtype) -> Float[Array, "... e"]:
-        return _normed(x, self.scale[...], self.EPSILON, dtype)
+        def normed(x: Array, scale: Array) -> Array:
+            x = x.astype(jnp.float32)
+            x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.EPSILON)
+            return (x * scale).astype(dtype)
 
-
-@functools.partial(jax.checkpoint, static_argnums=(2, 3))  # cheaper to compute again than to keep
-def _normed(x: Float[Array, "... e"], scale: Float[Array, " e"], epsilon: float, dtype: jnp.dtype) -> Array:
-    x = x.astype(jnp.float32)
-    x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
-    return (x * scale).astype(dtype)
+        return _made_again_on_cpus(normed)(x, self.scale[...])
 
 
 class Embedding(nnx.Module):
@@ -103,18 +100,24 @@ class MLP(nnx.Module):
         self, x: Float[Array, "b l e"], config: TransformerConfig, key: PRNGKeyArray | None
     ) -> Float[Array, "b l e"]:
         dtype = jnp.dtype(config.dtype)
-        hidden = _activated(
-            [getattr(self, name)(x, dtype) for name in self.input_names(config)], config.mlp_activations
-        )
+        # Rounding after each operation takes CPUs longer than the operations do.
+        inside = jnp.dtype(jnp.float32) if platform() == "cpu" else dtype
+
+        def gated(parts: list[Array]) -> Array:
+            activations = [ACTIVATIONS[name] for name in config.mlp_activations]
+            return math.prod(f(part.astype(inside)) for f, part in zip(activations, parts, strict=True)).astype(dtype)
+
+        hidden = _made_again_on_cpus(gated)([getattr(self, name)(x, dtype) for name in self.input_names(config)])
         hidden = dropout(constrain(hidden, "batch", "length", "mlp"), config.dropout_rate, key, broadcast=1)
         return self.wo(hidden, dtype)
 
 
-@functools.partial(jax.checkpoint, static_argnums=1)  # cheaper to compute again than to keep
-def _activated(parts: list[Float[Array, "b l f"]], activations: tuple[str, ...]) -> Float[Array, "b l f"]:
-    """The product of `activation(part)`, computed in float32: rounding after each operation takes CPUs longer."""
-    applied = [ACTIVATIONS[name](part.astype(jnp.float32)) for name, part in zip(activations, parts, strict=True)]
-    return math.prod(applied).astype(parts[0].dtype)
+def _made_again_on_cpus(elementwise: Callable) -> Callable:
+    """A function that CPUs compute again in the backward pass, which takes them less time than to keep its parts.
+
+    TPUs' compiler weighs that by itself, and better.
+    """
+    return jax.checkpoint(elementwise) if platform() == "cpu" else elementwise
 
 
 def dropout(

@@ -70,7 +70,7 @@ def test_what_the_arrays_would_not_survive_is_refused_in_any_case(binding):
     "binding",
     [
         *("MODEL_DIR=runs/y", "TRAIN_STEPS=2000", "CHECKPOINT_PERIOD=7", "EVAL_PERIOD=3", "MESH_FSDP=2", "PREFETCH=0"),
-        *("DTYPE=bfloat16", "REMAT=full", "SCAN_LAYERS=False", "NUM_MICROBATCHES=2", "TOKENS_DIR=elsewhere"),
+        *("DTYPE=bfloat16", "REMAT=full", "SCAN_LAYERS=True", "NUM_MICROBATCHES=2", "TOKENS_DIR=elsewhere"),
         *("LOSS_BLOCKS=2", "COMPILATION_CACHE=None", "INITIAL_CHECKPOINT_PATH=runs/z", "CLOSING_REPORT=False"),
     ],
 )

@@ -425,4 +425,6 @@ def test_skipping_takes_no_memory_for_a_second_state():
     plain, skipping = needed(TRAIN), needed(SKIPPING, np.float32(1))
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state_before))
     assert skipping.alias_size_in_bytes == plain.alias_size_in_bytes >= state_bytes
-    assert skipping.temp_size_in_bytes - plain.temp_size_in_bytes < state_bytes / 10
+    # What is to be judged has to be there: all gradients, a third of AdamW's state, where the plain step needs not have
+    # the last ones before it has done with the first.
+    assert skipping.temp_size_in_bytes - plain.temp_size_in_bytes < state_bytes / 3
