@@ -67,7 +67,6 @@ ROWS = {
         remat="none",
         scanned=False,
         mesh=(1, 16),
-        loss_blocks=4,
         t5x_temporaries=4.51,
         t5x_cycles=170,
     ),
