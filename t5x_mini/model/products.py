@@ -47,10 +47,8 @@ def _to_kernel(x: Float[Array, "*b l e"], grad: Float[Array, "*b l f"]) -> Float
     if platform() == "cpu":
         turned = jnp.moveaxis(x.reshape(-1, *x.shape[-2:]), -1, 0).reshape(x.shape[-1], -1)
         return jnp.dot(turned, grad.reshape(-1, grad.shape[-1]), preferred_element_type=jnp.float32)
-    positions = tuple(range(x.ndim - 1))
-    return jax.lax.dot_general(
-        x, grad, ((positions, positions), ((), ()))
-    )  # in their dtype devices add up their shares
+    positions = tuple(range(x.ndim - 1))  # summed in the operands' dtype, in which devices then add up their shares
+    return jax.lax.dot_general(x, grad, ((positions, positions), ((), ())))
 
 
 def scores(query: Float[Array, "b q h d"], keys: Float[Array, "b h k d"]) -> Float[Array, "b h q k"]:

@@ -1,7 +1,7 @@
 """One training step, from batch to update, and one evaluation step.
 
-Losses and gradients are summed over tokens, microbatches and devices, and divided once, at the end. Dividing each
-part by its own normaliser and adding up, as T5X did, multiplies the loss by the number of parts.
+Losses and gradients are summed over tokens, microbatches and devices, and divided by one normaliser: that of the whole
+batch. Dividing each part by its own and adding up, as T5X did, multiplies the loss by the number of parts.
 """
 
 from __future__ import annotations
