@@ -113,8 +113,8 @@ def main() -> None:
     from t5x_mini.train.run import assemble
     from t5x_mini.train.start import compile_step
 
-    defaults = dict(architecture="encoder_decoder", optimizer="adafactor", dropout=0.0, microbatches=1, scan=False)
-    run = assemble(train_step.load_config(argparse.Namespace(**vars(arguments), **defaults), arguments.batch))
+    asked = {name: value for name, value in vars(arguments).items() if name not in ("stretch", "rounds")}
+    run = assemble(train_step.load_config(**asked))
     with tempfile.TemporaryDirectory() as name:
         task = random_tokens(8000, Path(name))
         alone = TokenFeed(run.config.feed, run.config.model.architecture, [task])
@@ -169,4 +169,7 @@ def rows_alone(feed: Iterator, batch: int, seconds: float = 2.0) -> int:
 
 
 if __name__ == "__main__":
+    from t5x_mini.kept_memory import restart_keeping_memory
+
+    restart_keeping_memory()  # as t5x-mini does
     main()

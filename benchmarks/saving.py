@@ -41,19 +41,14 @@ def main() -> None:
     from t5x_mini.checkpoint.config import CheckpointConfig
     from t5x_mini.checkpoint.manager import Checkpoints
     from t5x_mini.train.run import assemble
-    from t5x_mini.train.step import make_train_step
+    from t5x_mini.train.start import compile_step
 
-    defaults = dict(architecture="encoder_decoder", optimizer="adafactor", remat="none", dropout=0.0)
-    options = argparse.Namespace(**vars(arguments), **defaults, microbatches=1, scan=True)
-    run = assemble(train_step.load_config(options, arguments.batch))
+    sizes = {name: getattr(arguments, name) for name in ("size", "batch", "inputs", "targets", "dtype")}
+    run = assemble(train_step.load_config(**sizes, scan=True))
     config, partitioner = run.config, run.partitioner
-    shapes = run.batch_shapes(arguments.batch)
-    make = make_train_step(
-        config.model, config.loss, config.optimizer, config.schedule, config.train, partitioner.axis_name
-    )
-    step = partitioner.compile_train_step(make, run.shapes, run.shardings, shapes)
+    step = compile_step(run)
     state = run.create_state()
-    batch = partitioner.put(train_step.random_batch(shapes, config.model.vocab_size))
+    batch = partitioner.put(train_step.random_batch(run.batch_shapes(arguments.batch), config.model.vocab_size))
 
     def stretch(state):
         for _ in range(arguments.period):

@@ -53,23 +53,37 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def load_config(arguments: argparse.Namespace, batch: int):
+def load_config(
+    *,
+    size: str,
+    batch: int,
+    inputs: int,
+    targets: int,
+    dtype: str,
+    architecture: str = "encoder_decoder",
+    optimizer: str = "adafactor",
+    remat: str = "none",
+    microbatches: int = 1,
+    dropout: float = 0.0,
+    scan: bool = False,
+):
+    """The configuration of such a run; `saving.py` and `input_cost.py` take theirs from here too."""
     from t5x_mini import config
 
-    files = [f"gin/models/t5_1_1/{arguments.size}.gin", f"gin/optimizers/{arguments.optimizer}.gin"]
+    files = [f"gin/models/t5_1_1/{size}.gin", f"gin/optimizers/{optimizer}.gin"]
     bindings = [
         "MODEL_DIR=unused",
         "MIXTURE_OR_TASK_NAME=random_tokens",
-        f"TASK_FEATURE_LENGTHS={{'inputs': {arguments.inputs}, 'targets': {arguments.targets}}}",
+        f"TASK_FEATURE_LENGTHS={{'inputs': {inputs}, 'targets': {targets}}}",
         "TransformerConfig.vocab_size=32128",
         f"BATCH_SIZE={batch}",
         "TRAIN_STEPS=1000000",
-        f"ARCHITECTURE={arguments.architecture}",
-        f"DTYPE={arguments.dtype}",
-        f"REMAT={arguments.remat}",
-        f"DROPOUT_RATE={arguments.dropout}",
-        f"NUM_MICROBATCHES={arguments.microbatches}",
-        f"SCAN_LAYERS={arguments.scan}",
+        f"ARCHITECTURE={architecture}",
+        f"DTYPE={dtype}",
+        f"REMAT={remat}",
+        f"DROPOUT_RATE={dropout}",
+        f"NUM_MICROBATCHES={microbatches}",
+        f"SCAN_LAYERS={scan}",
     ]
     return config.load(files, bindings)
 
@@ -88,16 +102,12 @@ def random_batch(shapes, vocab_size: int) -> dict[str, np.ndarray]:
 def make_step(config, batch: int) -> tuple[Callable[[], float], int]:
     """Our step, which gives its loss, and the number of parameters it trains."""
     from t5x_mini.train.run import assemble
-    from t5x_mini.train.step import make_train_step
+    from t5x_mini.train.start import compile_step
 
     run = assemble(config)
-    config, partitioner = run.config, run.partitioner
-    shapes = run.batch_shapes(batch)
-    train_step = make_train_step(
-        config.model, config.loss, config.optimizer, config.schedule, config.train, partitioner.axis_name
-    )
-    compiled = partitioner.compile_train_step(train_step, run.shapes, run.shardings, shapes)
-    state, on_device = run.create_state(), partitioner.put(random_batch(shapes, config.model.vocab_size))
+    compiled = compile_step(run)
+    state = run.create_state()
+    on_device = run.partitioner.put(random_batch(run.batch_shapes(batch), run.config.model.vocab_size))
 
     def step() -> float:
         nonlocal state
@@ -158,7 +168,8 @@ def measure(arguments: argparse.Namespace, batch: int) -> None:
 
     devices = jax.devices()
     torch_device = {"gpu": "cuda"}.get(devices[0].platform, "cpu")
-    config = load_config(arguments, batch)
+    asked = {name: value for name, value in vars(arguments).items() if name not in ("device", "steps", "peer", "batch")}
+    config = load_config(batch=batch, **asked)
     makers: dict[str, Callable[[], tuple]] = {"t5x_mini": lambda: make_step(config, batch)}
     if arguments.peer:
         import hf_train_step
@@ -174,7 +185,6 @@ def measure(arguments: argparse.Namespace, batch: int) -> None:
         figures["t5x_mini"]["ratio"] = round(fastest / figures["t5x_mini"]["step_s"], 2)
     model_flops = flops.train_flops(config.model, batch, arguments.inputs, arguments.targets)
     peak = flops.peak_flops(devices[0].device_kind, devices[0].platform)
-    asked = {name: value for name, value in vars(arguments).items() if name not in ("device", "steps", "peer", "batch")}
     for who, row in figures.items():
         rate = model_flops / row["step_s"] / len(devices)
         peak_bytes = (devices[0].memory_stats() or {}).get("peak_bytes_in_use") if who == "t5x_mini" else None
