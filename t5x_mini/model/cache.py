@@ -206,14 +206,13 @@ def _cross(
     model: Transformer, layers: list[DecoderLayer] | DecoderLayer, inputs: Int[Array, "b l"]
 ) -> list[KeysValues] | KeysValues:
     """The encoder's output as each layer's cross-attention reads it, `[b, ...]` or `[layers, b, ...]`."""
-    # Written out, the encoder is no faster, for it passes each layer once; and it takes as long again to compile.
-    config = dataclasses.replace(model.config, scan_layers=True)
 
     def read(inputs: Int[Array, "b l"]) -> list[KeysValues] | KeysValues:
-        encoded = model.encoder(model.embed(inputs), encoder_mask(inputs), config, None)
+        # Written out, the encoder is no faster, for it passes each layer once; and it takes as long again to compile.
+        encoded = model.encode(inputs, encoder_mask(inputs), scan_layers=True)
 
         def keys_values(layer: DecoderLayer) -> KeysValues:
-            return layer.encoder_decoder_attention.keys_values(encoded, config)
+            return layer.encoder_decoder_attention.keys_values(encoded, model.config)
 
         return [keys_values(layer) for layer in layers] if isinstance(layers, list) else jax.vmap(keys_values)(layers)
 

@@ -26,6 +26,9 @@ class TransformerConfig:
         head_dim: width of one head; `num_heads * head_dim` need not be `emb_dim`.
         num_encoder_layers: layers of the encoder; unused by the decoder-only architectures.
         num_decoder_layers: layers of the decoder, or of the only stack.
+        share_layers: the encoder's layers are the decoder's, less the cross-attention: half the parameters for the same
+            FLOPs (Raffel et al. 2020, section 3.2, "shared"). Each stack keeps its own relative position bias, whose
+            buckets mean other distances, and its own last norm.
         mlp_dim: width of the MLP's hidden layer.
         mlp_activations: one activation (`('relu',)`, T5 1.0) or a gated pair (`('gelu', 'linear')`, T5 1.1).
         logits_via_embedding: True ties the output head to the embedding (T5 1.0) and scales the logits by
@@ -51,6 +54,7 @@ class TransformerConfig:
     head_dim: int = 64
     num_encoder_layers: int = 8
     num_decoder_layers: int = 8
+    share_layers: bool = False
     mlp_dim: int = 1024
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     logits_via_embedding: bool = False
@@ -62,6 +66,27 @@ class TransformerConfig:
     attention: Literal["plain", "flash"] = "plain"
     scan_layers: bool = True
     remat: Literal["none", "minimal", "full", "offload"] = "none"
+
+    def __post_init__(self):
+        """Raises UserError for layers that can't be shared."""
+        if not self.share_layers:
+            return
+        if not self.has_encoder:
+            raise UserError(
+                f"TransformerConfig.share_layers shares the decoder's layers with an encoder; a {self.architecture} "
+                "has none: write share_layers = False."
+            )
+        if self.num_encoder_layers != self.num_decoder_layers:
+            raise UserError(
+                f"TransformerConfig.share_layers needs as many layers in the encoder as in the decoder, and found "
+                f"{self.num_encoder_layers} and {self.num_decoder_layers}: write num_encoder_layers = "
+                f"{self.num_decoder_layers}."
+            )
+        if self.relpos_bias_per_layer:
+            raise UserError(
+                "TransformerConfig.share_layers is for models with one relative position bias a stack, since a layer's "
+                "own one would mean other distances in the encoder: write relpos_bias_per_layer = False."
+            )
 
     @property
     def has_encoder(self) -> bool:

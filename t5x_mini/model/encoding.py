@@ -23,7 +23,7 @@ def encode(params: Params, inputs: Int[Array, "b l"], config: TransformerConfig)
     """
     model = bind(config, params)
     if config.has_encoder:
-        return model.encoder(model.embed(inputs), encoder_mask(inputs), config, None)
+        return model.encode(inputs, encoder_mask(inputs))
     bos = jnp.zeros_like(inputs[:, :1])
     real = jnp.concatenate([jnp.ones_like(bos), (inputs > 0).astype(inputs.dtype)], axis=1)
     mask = decoder_mask(config.architecture, real, causal_attention=real)

@@ -6,6 +6,7 @@ this module they travel as a flat dict from name to array; `init_params` makes o
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ from t5x_mini.model.layers import (
     float32_logits,
     split_key,
 )
-from t5x_mini.model.masks import Masks, Visible, make_masks, make_visible
+from t5x_mini.model.masks import Visible, make_masks, make_visible
 from t5x_mini.parallel.sharding import constrain
 
 _LAYER_INPUT = "layer_input"
@@ -70,16 +71,10 @@ class EncoderLayer(nnx.Module):
         config: TransformerConfig,
     ) -> Float[Array, "b l e"]:
         """`bias` is None where every layer has one of its own."""
-        keys = iter(split_key(key, 4))
-        dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
         if bias is None:
             bias = self.relpos_bias.for_mask(mask, x.shape[1], bidirectional=True, config=config)
-        y = self.pre_attention_layer_norm(x, dtype)
-        y = self.attention(y, [self.attention.keys_values(y, config)], mask, bias, config, next(keys))
-        x = x + dropout(y, rate, next(keys), broadcast=1)
-        y = self.pre_mlp_layer_norm(x, dtype)
-        x = x + dropout(self.mlp(y, config, next(keys)), rate, next(keys), broadcast=1)
-        return constrain(x, "batch", "length", None)
+        sublayers = self.pre_attention_layer_norm, self.attention, self.pre_mlp_layer_norm, self.mlp
+        return _encode(*sublayers, x, key, mask=mask, bias=bias, config=config)
 
 
 class DecoderLayer(nnx.Module):
@@ -144,11 +139,50 @@ class DecoderLayer(nnx.Module):
         x = x + dropout(self.mlp(y, config, next(keys)), rate, next(keys), broadcast=1)
         return constrain(x, "batch", "length", None), own
 
+    def encode(
+        self,
+        x: Float[Array, "b l e"],
+        key: PRNGKeyArray | None,
+        *,
+        mask: Bool[Array, "b 1 l l"] | Visible,
+        bias: Float[Array, "1 h l l"] | Float[Array, "h distances"],
+        config: TransformerConfig,
+    ) -> Float[Array, "b l e"]:
+        """What the layer does in the encoder of a model that shares its layers: all but the cross-attention."""
+        sublayers = self.pre_self_attention_layer_norm, self.self_attention, self.pre_mlp_layer_norm, self.mlp
+        return _encode(*sublayers, x, key, mask=mask, bias=bias, config=config)
+
+
+def _encode(
+    attention_norm: RMSNorm,
+    attention: Attention,
+    mlp_norm: RMSNorm,
+    mlp: MLP,
+    x: Float[Array, "b l e"],
+    key: PRNGKeyArray | None,
+    *,
+    mask: Bool[Array, "b 1 l l"] | Visible,
+    bias: Float[Array, "1 h l l"] | Float[Array, "h distances"],
+    config: TransformerConfig,
+) -> Float[Array, "b l e"]:
+    """An encoder's layer, made of these parts."""
+    keys = iter(split_key(key, 4))
+    dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
+    y = attention_norm(x, dtype)
+    y = attention(y, [attention.keys_values(y, config)], mask, bias, config, next(keys))
+    x = x + dropout(y, rate, next(keys), broadcast=1)
+    y = mlp_norm(x, dtype)
+    x = x + dropout(mlp(y, config, next(keys)), rate, next(keys), broadcast=1)
+    return constrain(x, "batch", "length", None)
+
 
 class Encoder(nnx.Module):
+    """The encoder; with `share_layers` its layers are the decoder's, and it only has a norm and a bias of its own."""
+
     def __init__(self, key: PRNGKeyArray, config: TransformerConfig):
         layers, bias = jax.random.split(key)
-        self.layers = _stack(EncoderLayer, layers, config, config.num_encoder_layers)
+        if not config.share_layers:
+            self.layers = _stack(EncoderLayer, layers, config, config.num_encoder_layers)
         if not config.relpos_bias_per_layer:
             self.relpos_bias = RelativePositionBias(bias, config)
         self.encoder_norm = RMSNorm(config.emb_dim)
@@ -159,12 +193,16 @@ class Encoder(nnx.Module):
         mask: Bool[Array, "b 1 l l"] | Visible,
         config: TransformerConfig,
         key: PRNGKeyArray | None,
+        decoder_layers: DecoderLayer | None = None,
     ) -> Float[Array, "b l e"]:
+        """`decoder_layers`: the decoder's stack, where it is the encoder's too."""
         embed_key, layers_key, out_key = split_key(key, 3)
         bias = _shared_bias(self, mask, embedded.shape[1], bidirectional=True, config=config)
-        layer = functools.partial(EncoderLayer.__call__, mask=mask, bias=bias, config=config)
+        shared = config.share_layers
+        call, layers = (DecoderLayer.encode, decoder_layers) if shared else (EncoderLayer.__call__, self.layers)
+        layer = functools.partial(call, mask=mask, bias=bias, config=config)
         x = dropout(embedded, config.dropout_rate, embed_key, broadcast=1)
-        x = _run_stack(layer, self.layers, x, config, layers_key)
+        x = _run_stack(layer, layers, x, config, layers_key)
         x = self.encoder_norm(x, jnp.dtype(config.dtype))
         return dropout(x, config.dropout_rate, out_key)  # T5X shares no draw along the length just here
 
@@ -232,14 +270,26 @@ class Transformer(nnx.Module):
         make = make_visible if self.config.attention == "flash" else make_masks
         masks = make(self.config.architecture, batch)
         encoder_key, decoder_key = split_key(dropout_key, 2)
-        encoded = self.encode(batch, masks, encoder_key) if self.config.has_encoder else None
+        encoded = None
+        if self.config.has_encoder:
+            encoded = self.encode(batch["encoder_input_tokens"], masks.encoder, encoder_key)
         embedded = self.embed(batch["decoder_input_tokens"])
         return self.decoder(embedded, encoded, masks.decoder, masks.cross, self.config, decoder_key)
 
-    def encode(self, batch: Batch, masks: Masks, key: PRNGKeyArray | None = None) -> Float[Array, "b l e"]:
-        """The encoder's output for `encoder_input_tokens`."""
-        embedded = self.embed(batch["encoder_input_tokens"])
-        return self.encoder(embedded, masks.encoder, self.config, key)
+    def encode(
+        self,
+        tokens: Int[Array, "b l"],
+        mask: Bool[Array, "b 1 l l"] | Visible,
+        key: PRNGKeyArray | None = None,
+        *,
+        scan_layers: bool | None = None,
+    ) -> Float[Array, "b l e"]:
+        """The encoder's output for its tokens; `scan_layers` in place of the configuration's, where it is given."""
+        config = self.config
+        if scan_layers is not None:
+            config = dataclasses.replace(config, scan_layers=scan_layers)
+        shared = self.decoder.layers if config.share_layers else None
+        return self.encoder(self.embed(tokens), mask, config, key, shared)
 
     @property
     def _embedder(self) -> Embedding:

@@ -12,7 +12,8 @@ import tiny
 from goldens import error
 
 from t5x_mini import config as run_config
-from t5x_mini.model import transformer
+from t5x_mini.errors import UserError
+from t5x_mini.model import decoding, transformer
 from t5x_mini.model.config import ARCHITECTURES, TransformerConfig
 from t5x_mini.train.loss import cross_entropy
 
@@ -344,3 +345,65 @@ def test_a_tied_head_is_the_embedding_scaled_by_the_width():
     )
     assert error(own.logits(decoded), np.asarray(decoded) @ np.asarray(own.decoder.logits_dense.kernel[...])) < 1e-5
     assert error(own.logits(decoded, own.head[:, 5:9]), own.logits(decoded)[..., 5:9]) < 1e-5
+
+
+# ---------------------------------------------------------------------------------------------------- shared layers
+
+
+def twice(params):
+    """Parameters of a model that shares nothing, with the decoder's layers in both stacks."""
+    both = dict(params)
+    for name, array in params.items():
+        if name.startswith("decoder/layers/") and "encoder_decoder" not in name and "cross" not in name:
+            both[name.replace("decoder/", "encoder/", 1).replace("self_attention", "attention")] = array
+    return both
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_sharing_layers_is_having_the_same_ones_in_both_stacks(scan_layers):
+    shared = tiny.model(share_layers=True, scan_layers=scan_layers)
+    apart = dataclasses.replace(shared, share_layers=False)
+    params, batch = tiny.params(shared), tiny.batch("encoder_decoder", tiny.examples(0, 4))
+    assert twice(params).keys() == transformer.param_shapes(apart).keys()
+
+    def loss(config, params):
+        logits = transformer.bind(config, params)(batch)
+        return jnp.mean(cross_entropy(logits, batch["decoder_target_tokens"]).total)
+
+    one, grads = jit(jax.value_and_grad(functools.partial(loss, shared)))(params)
+    other, both = jit(jax.value_and_grad(functools.partial(loss, apart)))(twice(params))
+    assert error(one, other) < 1e-6
+    kernel = "decoder/layers/self_attention/query/kernel"
+    summed = both[kernel] + both["encoder/layers/attention/query/kernel"]
+    assert error(grads[kernel], summed) < 1e-5  # what both stacks want of the one array
+    cross = "decoder/layers/encoder_decoder_attention/query/kernel"
+    assert error(grads[cross], both[cross]) < 1e-5
+
+
+@pytest.mark.slow  # compiles two decoders
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_a_model_that_shares_its_layers_writes_what_one_with_the_same_layers_twice_does(scan_layers):
+    shared = tiny.model(share_layers=True, scan_layers=scan_layers)
+    params, batch = tiny.params(shared), tiny.batch("encoder_decoder", tiny.examples(0, 4))
+    ours = decoding.greedy(params, batch, shared)
+    theirs = decoding.greedy(twice(params), batch, dataclasses.replace(shared, share_layers=False))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_model_that_shares_its_layers_has_no_other_parameters_than_its_decoder_and_two_of_the_encoder():
+    shared, whole = transformer.param_shapes(tiny.model(share_layers=True)), transformer.param_shapes(tiny.model())
+    own = {"encoder/relpos_bias/rel_embedding", "encoder/encoder_norm/scale"}
+    assert shared.keys() == {name for name in whole if not name.startswith("encoder/")} | own
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architecture": "prefix_lm"}, "a prefix_lm has none: write share_layers = False"),
+        ({"num_encoder_layers": 3}, "found 3 and 2: write num_encoder_layers = 2"),
+        ({"relpos_bias_per_layer": True}, "write relpos_bias_per_layer = False"),
+    ],
+)
+def test_layers_that_cannot_be_shared_are_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        tiny.model(**{"share_layers": True} | changes)

@@ -101,10 +101,10 @@ def write_folder(
     rate = origin.model.dropout_rate if origin.dropout_rate is None else origin.dropout_rate
     if origin.model.has_encoder:
         config = huggingface_config.hf_config(origin.model, rate)
-        stored, first = huggingface_names.names(origin.model), "decoder_start_token_id"
+        stored, first = huggingface_names.written(origin.model), "decoder_start_token_id"
     else:
         config = decoder_only.hf_config(origin.model, rate, origin.feature_lengths)
-        stored, first = decoder_only.names(origin.model), "bos_token_id"
+        stored, first = decoder_only.names(origin.model).items(), "bos_token_id"
         decoder_only.write_code(folder)
     if vocabulary is not None:
         _write_tokenizer(folder, vocabulary, origin)
@@ -112,7 +112,7 @@ def write_folder(
     _write_json(folder / "generation_config.json", {first: PAD_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID})
     write_card(folder, name, origin, source.shapes, has_tokenizer=vocabulary is not None)
     tensors = {}
-    for ours, (theirs, transposed) in sorted(stored.items(), key=lambda item: item[1].name):
+    for ours, (theirs, transposed) in sorted(stored, key=lambda item: item[1].name):
         shape = source.shapes[ours][::-1] if transposed else source.shapes[ours]
         tensors[theirs] = Tensor(shape, functools.partial(_read, source, ours, transposed))
     write_tensors(folder, tensors, dtype, shard_bytes)

@@ -33,6 +33,14 @@ _SUBLAYERS = {
         ("pre_mlp_layer_norm", "mlp", "DenseReluDense"),
     ),
 }
+# The encoder's name for a sublayer, or its norm, by the decoder's.
+_OF_ENCODER = {
+    name: twin
+    for *names, theirs in _SUBLAYERS["decoder"]
+    for *twins, same in _SUBLAYERS["encoder"]
+    if same == theirs
+    for name, twin in zip(names, twins, strict=True)
+}
 
 
 class Stored(NamedTuple):
@@ -50,6 +58,22 @@ class Stored(NamedTuple):
 def names(model: TransformerConfig) -> dict[str, Stored]:
     """Where every parameter of an encoder-decoder is in a Hugging Face file, by its name on our disk."""
     return {name: stored(name) for name in disk_shapes(model)}
+
+
+def written(model: TransformerConfig) -> list[tuple[str, Stored]]:
+    """Every tensor of the file with the parameter that it is made of: transformers has no layers that stacks share, and
+    gets those twice."""
+    once = list(names(model).items())
+    of_encoder = [(name, stored(twin)) for name, _ in once if model.share_layers and (twin := _encoders_name(name))]
+    return [*once, *of_encoder]
+
+
+def _encoders_name(name: str) -> str | None:
+    """What a parameter of a decoder's layer is called in an encoder's; None for those that encoders don't have."""
+    top, stack, *path = name.split("/")
+    if stack != "decoder" or len(path) < 3 or path[1] not in _OF_ENCODER:
+        return None
+    return "/".join((top, "encoder", path[0], _OF_ENCODER[path[1]], *path[2:]))
 
 
 def stored(name: str) -> Stored:

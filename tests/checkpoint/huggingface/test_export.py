@@ -37,6 +37,7 @@ MODELS = {
     "umt5_tied": dict(relpos_bias_per_layer=True, logits_via_embedding=True),
     "gated_silu": dict(mlp_activations=("silu", "linear"), relpos_buckets=16, relpos_max_distance=32),
 }
+SHARED = {"shared": dict(share_layers=True)}  # comes back as a model that shares nothing
 
 
 def source_of(vocabulary=None, extra_ids=0, **changes):
@@ -68,9 +69,9 @@ def with_words(tmp_path_factory):
 
 
 # The others are read back bit for bit below, and what is read agrees with transformers (test_huggingface.py).
-@pytest.mark.parametrize("name", ["t5", "umt5", "gated_silu"])
+@pytest.mark.parametrize("name", ["t5", "umt5", "gated_silu", "shared"])
 def test_transformers_gives_our_logits(name, tmp_path):
-    source = source_of(**MODELS[name])
+    source = source_of(**(MODELS | SHARED)[name])
     config = source.origin.model
     batch = tiny.batch("encoder_decoder", tiny.examples(0, 3))
     params = hf_models.params(source, config)
