@@ -31,7 +31,8 @@ import pytest
 import seqio
 import tiny_runs
 
-from t5x_mini import cli, cli_options, strangers
+from t5x_mini import cli, strangers
+from t5x_mini.commands.parser import COMMANDS
 
 REPOSITORY = Path(__file__).parent.parent
 TABLE = Path(__file__).with_name("bad_input.txt")
@@ -204,7 +205,7 @@ def test_the_table_is_as_long_as_promised():
 
 
 def test_every_command_is_in_the_table():
-    assert {case.arguments[0] for case in CASES if case.arguments} >= set(cli_options.COMMANDS)
+    assert {case.arguments[0] for case in CASES if case.arguments} >= set(COMMANDS)
 
 
 def test_texts_with_dots_match_anything_between():

@@ -12,7 +12,8 @@ from pathlib import Path
 import made_up_runs
 import pytest
 
-from t5x_mini import cli, cli_options
+from t5x_mini import cli
+from t5x_mini.commands.parser import COMMANDS
 from t5x_mini.errors import Terminated, UserError
 
 ROOT = Path(__file__).parent.parent
@@ -316,7 +317,7 @@ def test_a_bug_keeps_its_traceback(called, monkeypatch):
         cli.main(["train", *RUN])
 
 
-@pytest.mark.parametrize("command", list(cli_options.COMMANDS))
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as left:
         cli.main([command, "--help"])
@@ -327,8 +328,8 @@ def test_help_has_an_example(capsys, command):
 def test_the_examples_of_help_are_commands():
     examples = [
         shlex.split(line)[1:]
-        for _, _, text in cli_options.COMMANDS.values()
-        for line in text.splitlines()
+        for command in COMMANDS.values()
+        for line in command.examples.splitlines()
         if line.startswith("  t5x-mini")
     ]
     assert len(examples) > 15

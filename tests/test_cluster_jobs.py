@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t5x_mini import cli_options, config
+from t5x_mini import config
+from t5x_mini.commands.parser import make_parser
 from t5x_mini.parallel.mesh import mesh_shape
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +79,7 @@ def test_one_lost_pod_restarts_all(manifest):
 def test_the_container_runs_what_the_command_line_takes(manifest):
     _, _, container = parts(manifest)
     words = [word for word in container["args"] if not word.startswith("--gin.")]
-    options = cli_options.make_parser()[0].parse_args(words)
+    options = make_parser()[0].parse_args(words)
     assert options.command == "train"
     assert all((ROOT / file).exists() for file in options.gin_file)
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from t5x_mini import cli, cli_options
+from t5x_mini import cli
+from t5x_mini.commands.parser import make_parser
 from t5x_mini.tasks import installed_docs, objective_mixtures
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -86,7 +87,7 @@ def run(command: str) -> None:
     words = shlex.split(command)
     words, files = redirected(words[words.index("t5x-mini") + 1 :])
     if words[0] != "train" and any(word.removeprefix("--checkpoint=").startswith(ELSEWHERE) for word in words):
-        cli_options.make_parser()[0].parse_args(words)  # at least it is spelt right
+        make_parser()[0].parse_args(words)  # at least it is spelt right
         return
     with contextlib.ExitStack() as stack:
         if "<" in files:

@@ -16,7 +16,7 @@ import fake_gcloud
 import pytest
 import tiny_runs
 
-from t5x_mini import cli_options
+from t5x_mini.commands.parser import make_parser
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "tpu_scripts"
@@ -137,7 +137,7 @@ def test_the_commands_of_the_page_are_right(cloud):
         done(Path(program).name, "--dry-run", *words)
         if "--" in words:
             trained = [word for word in words[words.index("--") + 1 :] if not word.startswith("--gin.")]
-            options = cli_options.make_parser()[0].parse_args(["train", *trained])
+            options = make_parser()[0].parse_args(["train", *trained])
             assert all((ROOT / file).exists() for file in options.gin_file)
 
 
