@@ -17,9 +17,6 @@ pretrain: $(VENV)/installed
 	$(VENV)/bin/t5x-mini train --gin_file=gin/quickstart.gin
 
 glue: $(VENV)/installed
-	$(VENV)/bin/python -m t5x_mini.tasks.tiny_world --output=runs/tiny_glue/text
-	$(VENV)/bin/t5x-mini vocab --task=tiny_glue_text --gin_file=gin/tiny_glue/pretrain.gin --size=1256 \
-		--model_type=bpe --byte_fallback --output=runs/tiny_glue/vocabulary.model
 	$(VENV)/bin/t5x-mini train --gin_file=gin/tiny_glue/pretrain.gin
 	$(VENV)/bin/t5x-mini glue --checkpoint=runs/tiny_glue/pretrained --gin_file=gin/tiny_glue/finetune.gin \
 		--output=runs/tiny_glue --from_scratch --seeds=3

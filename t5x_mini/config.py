@@ -31,6 +31,7 @@ from t5x_mini.errors import UserError
 from t5x_mini.feed.config import T5_LENGTHS, FeedConfig
 from t5x_mini.gin_files import Binding, Macro, Reference, complain
 from t5x_mini.storage import to_path
+from t5x_mini.study.config import Study
 from t5x_mini.tasks.definitions import Definition
 
 _EXAMPLES = {
@@ -107,6 +108,20 @@ def load_feed(
     builder.check_missing()
     _warn_unused([binding for binding in chosen if binding.owner in SCOPED], builder)
     return feed, architecture
+
+
+def load_study(files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()) -> Study:
+    """The grid that `Study` describes in these files; what else they bind has no effect, which is said.
+
+    Raises:
+        UserError: as `load`.
+    """
+    _, chosen = _read(files, bindings, search_paths)
+    builder = _Builder(chosen)
+    study = builder.made("Study")
+    builder.check_missing()
+    _warn_unused(chosen, builder)
+    return study
 
 
 def operative_config() -> str:

@@ -17,6 +17,7 @@ from t5x_mini.gin_files import Binding, Macro, Reference, complain
 from t5x_mini.model.config import DecodingConfig, TransformerConfig
 from t5x_mini.parallel.config import PartitioningConfig
 from t5x_mini.redaction import REDACTED
+from t5x_mini.study.config import Study
 from t5x_mini.tasks import definitions, objective_mixtures, squad
 from t5x_mini.train.config import LossConfig, TrainConfig
 
@@ -62,7 +63,8 @@ def configurables() -> dict[str, type]:
 
     classes = (
         *(RunConfig, TransformerConfig, FeedConfig, LossConfig, TrainConfig, CheckpointConfig, PartitioningConfig),
-        *(EvaluateConfig, DecodingConfig, *typing.get_args(optimizers.Optimizer), *typing.get_args(schedules.Schedule)),
+        *(EvaluateConfig, DecodingConfig, Study),
+        *(*typing.get_args(optimizers.Optimizer), *typing.get_args(schedules.Schedule)),
     )
     return {cls.__name__: cls for cls in classes} | SCOPED
 

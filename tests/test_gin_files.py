@@ -16,8 +16,12 @@ from t5x_mini.tasks import registry, vocabularies
 from t5x_mini.tasks.definitions import PretrainingTask
 
 ROOT = resources.gin_root()
-# Without defaults.gin, which comes before every other.
-FILES = sorted(path.relative_to(ROOT.parent).as_posix() for path in ROOT.rglob("*.gin") if path.name != "defaults.gin")
+# Without defaults.gin, which comes before every other, and studies, which are no runs (tests/study).
+FILES = sorted(
+    name
+    for path in ROOT.rglob("*.gin")
+    if (name := path.relative_to(ROOT.parent).as_posix()) != "gin/defaults.gin" and not name.startswith("gin/studies/")
+)
 ALONE = {"gin/quickstart.gin", "gin/runs/pretrain.gin"}
 # (emb_dim, heads, encoder layers, decoder layers, head_dim, mlp_dim), from T5X's gin files; `mini` is ours.
 SIZES = {

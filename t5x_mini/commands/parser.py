@@ -11,7 +11,7 @@ from t5x_mini.commands import data, looking, models, runs
 from t5x_mini.errors import UserError
 
 _IN_HELP = (
-    *("train", "eval", "glue", "infer", "generate", "import", "export", "tasks", "inspect"),
+    *("train", "eval", "glue", "study", "infer", "generate", "import", "export", "tasks", "inspect"),
     *("checkpoints", "status", "report", "compare", "plan", "vocab", "tokenize", "show"),
 )
 _GROUPS = runs.COMMANDS | models.COMMANDS | data.COMMANDS | looking.COMMANDS

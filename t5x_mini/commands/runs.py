@@ -136,6 +136,41 @@ def _no_garbage_expected() -> Iterator[None]:
         gc.enable()
 
 
+def _add_study_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", nargs="+", metavar="STUDY", help="gin files that bind Study: gin/studies has some")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="of all runs (default: runs/studies and the name of the first file)"
+    )
+    parser.add_argument(
+        "--jobs", type=count, metavar="N", help="runs side by side at most (default: one a GPU, or one a CPU core)"
+    )
+    parser.add_argument(
+        "--pretraining",
+        action="append",
+        default=[],
+        metavar="SETTING",
+        help="of every pretraining, over the study's: a gin file or a binding (--pretraining=TRAIN_STEPS=100); may be "
+        "repeated",
+    )
+    parser.add_argument(
+        "--finetuning",
+        action="append",
+        default=[],
+        metavar="SETTING",
+        help="of every finetuning, in the same way (--finetuning=TRAIN_STEPS_RELATIVE=50)",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="say what would be trained, and stop")
+    option_groups.add_gin(parser)
+    option_groups.add_caches(parser)
+
+
+def _study(options: argparse.Namespace) -> None:
+    from t5x_mini.study.command import study
+
+    names = ("output", "jobs", "pretraining", "finetuning", "dry_run", "bindings", "search_paths")
+    study([*options.study, *options.gin_file], **{name: getattr(options, name) for name in names})
+
+
 COMMANDS = {
     "train": Command(
         "pretrain or finetune",
@@ -179,5 +214,19 @@ COMMANDS = {
   t5x-mini glue --checkpoint=runs/x --gin_file=gin/runs/finetune_small.gin --gin.GLUE_DIR=tiny --from_scratch""",
         _add_glue_options,
         _glue,
+    ),
+    "study": Command(
+        "train a grid of models and compare them",
+        "Pretrains and finetunes every cell of a grid (architectures, objectives, whatever gin can set) with several "
+        "seeds, and sets what came out beside what others found: a table, pictures, and one HTML page. What is "
+        "finished isn't made again, and what was interrupted goes on. Each run is an ordinary one, in a folder of its "
+        "own.",
+        """examples:
+  t5x-mini study gin/studies/architectures.gin
+  t5x-mini study gin/studies/span_length.gin --jobs=4
+  t5x-mini study gin/studies/architectures.gin --dry_run
+  t5x-mini study gin/studies/architectures.gin --gin.Study.seeds=1 --pretraining=TRAIN_STEPS=100 --output=runs/quick""",
+        _add_study_options,
+        _study,
     ),
 }

@@ -15,6 +15,7 @@ import jax
 
 from t5x_mini import compilation_cache, storage
 from t5x_mini import config as config_module
+from t5x_mini.begun import begun_with, refuse_changes
 from t5x_mini.config import RunConfig
 from t5x_mini.errors import UserError
 from t5x_mini.feed.config import FeedConfig
@@ -36,7 +37,6 @@ _OWN = {
     "RANDOM_SEED": "--seeds=3",
 }
 
-_FOLDERS = ("TrainConfig.model_dir", "TrainConfig.compilation_cache")
 # Nothing of a checkpoint, nor of how to start from one.
 _FROM_SCRATCH = (
     "INITIAL_CHECKPOINT_PATH=None",
@@ -120,12 +120,11 @@ class _Shared:
             UserError: the run was begun with other settings.
         """
         folder = self._folder / run.name
-        before = config_module.load([str(folder / "config.gin")]) if (folder / "config.gin").is_file() else None
+        before = begun_with(folder)
         start = [f"INITIAL_CHECKPOINT_PATH={self._checkpoint!r}"] if run.start == "pretrained" else _FROM_SCRATCH
         bindings = [f"MODEL_DIR={str(folder)!r}", f"RANDOM_SEED={run.seed}", *start, *self._mixture(run)]
         config = config_module.load([str(self._file)], bindings)
-        if before is not None:
-            _refuse_changes(folder, before, config)
+        refuse_changes(folder, before, config)
         return config
 
     def _mixture(self, run: Finetuning) -> list[str]:
@@ -244,20 +243,3 @@ def _unreadable(part: Part, feed: FeedConfig) -> UserError | None:
     except UserError as error:
         return error
     return None
-
-
-def _refuse_changes(folder: Path, before: RunConfig, now: RunConfig) -> None:
-    old, new = _settings(before), _settings(now)
-    changed = [name for name in new if name in old and old[name] != new[name]]
-    if changed:
-        lines = "".join(f"    {name}: {old[name]!r} then, {new[name]!r} now\n" for name in changed)
-        raise UserError(
-            f"{folder} was begun with other settings:\n{lines}Go back to them, write another --output, or remove the "
-            f"folder."
-        )
-
-
-def _settings(config: RunConfig) -> dict[str, object]:
-    """`RunConfig.settings` and the parts they are of, without folders, which may have been moved."""
-    kept = {name: value for name, value in config.settings.items() if name not in _FOLDERS}
-    return kept | {"RunConfig": tuple(type(part).__name__ for part in vars(config).values())}

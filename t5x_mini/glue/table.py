@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from t5x_mini import text_table
 from t5x_mini.evaluate.results import Results
 from t5x_mini.glue import benchmark
 from t5x_mini.glue.plan import Finetuning
@@ -84,19 +85,17 @@ def rows(outcomes: Sequence[Outcome], chance: Scores) -> list[Row]:
 
 def as_text(rows: Sequence[Row]) -> str:
     """Aligned for a terminal."""
-    table = [["", "", *rows[-1].cells], *([row.task, row.metric, *map(str, row.cells.values())] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    formats = [f"{{:<{width}}}" if place < 2 else f"{{:>{width}}}" for place, width in enumerate(widths)]
-    lines = ["   ".join(form.format(cell) for form, cell in zip(formats, line, strict=True)) for line in table]
+    lines = text_table.aligned(_lines(rows, ("", "")), left=2)
     return "\n".join([*lines[:-1], "-" * len(lines[0]), lines[-1]])
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The same, for a page."""
-    head = ["task", "metric", *rows[-1].cells]
-    lines = [head, ["---", "---", *["---:"] * len(rows[-1].cells)]]
-    lines += [[row.task, row.metric, *map(str, row.cells.values())] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return text_table.markdown(_lines(rows, ("task", "metric")), left=2)
+
+
+def _lines(rows: Sequence[Row], head: tuple[str, str]) -> list[list[str]]:
+    return [[*head, *rows[-1].cells], *([row.task, row.metric, *map(str, row.cells.values())] for row in rows)]
 
 
 def comparison(rows: Sequence[Row]) -> str:

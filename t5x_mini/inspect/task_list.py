@@ -14,7 +14,7 @@ from pathlib import Path
 from t5x_mini.errors import UserError
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.quiet import hold_back_stderr
-from t5x_mini.tasks import files, installed_docs, registry
+from t5x_mini.tasks import files, registry
 from t5x_mini.tasks.definitions import Definition, Mixture, PretrainingTask, Source
 from t5x_mini.tasks.objectives import Objective
 
@@ -86,10 +86,11 @@ def _size_of_files(patterns: Iterable[str]) -> int | str:
     """Bytes; in words where that would take a network or finding out."""
     total = 0
     for pattern in patterns:
-        if pattern.startswith("installed_docs://"):
-            paths = [str(path) for path in _made_docs(pattern.removeprefix("installed_docs://"))]
-            if not paths:
+        if files.is_made(pattern):
+            made = files.made_before(pattern)
+            if made is None:
                 return "made at first use"
+            paths = [str(made)]
         elif files.is_remote(pattern):
             return "remote"
         else:
@@ -99,11 +100,6 @@ def _size_of_files(patterns: Iterable[str]) -> int | str:
                 return "no files"
         total += sum(map(os.path.getsize, paths))
     return total
-
-
-def _made_docs(split: str) -> list[Path]:
-    folder = installed_docs.default_cache_root() / installed_docs.fingerprint()
-    return list(folder.glob(f"{split}*"))
 
 
 def _of_tfds(definition: Source) -> tuple[str, str]:

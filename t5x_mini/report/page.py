@@ -76,6 +76,11 @@ def page(runs: Sequence[RunData]) -> str:
     return string.Template(files["web/page.html"]).substitute(filled)
 
 
+def style() -> str:
+    """The style sheet of pages."""
+    return _read("web/page.css")
+
+
 def _read(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 

@@ -24,7 +24,8 @@ class Source:
         name: of the task. In gin it is the scope: `my_text/PretrainingTask.files = ...`.
         files: paths by split, each a path, glob or folder, or several: `{'train': 'text/*.txt'}`. The suffix says what
             they are: `.txt` (a document a line), `.tsv`, `.jsonl` (or `.json`), each also as `.gz` or `.zst`, and
-            `.parquet`. `gs://`, `s3://` and `https://` work, and `installed_docs://train`.
+            `.parquet`. `gs://`, `s3://` and `https://` work, `installed_docs://train`
+            and `tiny_world://train`.
         tfds: a TensorFlow Datasets builder, `'c4/en:3.1.0'`.
         huggingface: a dataset of the Hugging Face hub, or a folder that `datasets` wrote; `'allenai/c4:en'` names a
             configuration after the colon.

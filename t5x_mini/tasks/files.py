@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import importlib
 import io
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import BinaryIO
 
 from t5x_mini.errors import UserError
-from t5x_mini.tasks import installed_docs
 from t5x_mini.whole_file import write_whole
 
+# Modules here that make a corpus: `installed_docs://train` is the training split of the first.
+_MADE = ("installed_docs", "tiny_world")
 FORMATS = (".txt", ".tsv", ".jsonl", ".json", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
 
@@ -42,14 +45,14 @@ def expand(pattern: str) -> list[str]:
 
     Args:
       pattern: a path; a glob (`*`, `?`, `[...]`, and `**` for any folders between); a folder, for every file in and
-        under it with a suffix of FORMATS; or `installed_docs://train`. A path may be `gs://`, `s3://` or, without
-        globs, `https://`.
+        under it with a suffix of FORMATS; or `installed_docs://train` or `tiny_world://train`. A path may be `gs://`,
+        `s3://` or, without globs, `https://`.
 
     Raises:
       UserError: nothing is there, or the place cannot be listed or reached.
     """
-    if pattern.startswith("installed_docs://"):
-        return [_installed_docs(pattern)]
+    if is_made(pattern):
+        return [_made(pattern)]
     found = _expand_remote(pattern) if is_remote(pattern) else _expand_local(pattern)
     if not found:
         raise UserError(f"There are no files {pattern!r}. {_what_there_is(pattern)}")
@@ -149,12 +152,29 @@ def _remote():
     return remote
 
 
-def _installed_docs(pattern: str) -> str:
-    split = pattern.removeprefix("installed_docs://")
-    if split not in installed_docs.SPLITS:
-        choices = " or ".join(f"installed_docs://{name}" for name in installed_docs.SPLITS)
+def is_made(pattern: str) -> bool:
+    """Whether it names a corpus that is made on this machine when it is first asked for."""
+    return pattern.partition("://")[0] in _MADE and "://" in pattern
+
+
+def made_before(pattern: str) -> Path | None:
+    """Where the corpus is that such a pattern names; None where it was not made yet."""
+    name, _, split = pattern.partition("://")
+    path = _corpus(name).folder() / f"{split}.txt"
+    return path if path.is_file() else None
+
+
+def _made(pattern: str) -> str:
+    name, _, split = pattern.partition("://")
+    corpus = _corpus(name)
+    if split not in corpus.SPLITS:
+        choices = " or ".join(f"{name}://{known}" for known in corpus.SPLITS)
         raise UserError(f"There is no {pattern!r}. Write {choices}.")
-    return str(installed_docs.ensure()[split])
+    return str(corpus.ensure()[split])
+
+
+def _corpus(name: str) -> ModuleType:
+    return importlib.import_module(f"t5x_mini.tasks.{name}")
 
 
 def _expand_local(pattern: str) -> list[str]:

@@ -17,11 +17,9 @@ import ast
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,15 +60,22 @@ def ensure(cache_root: str | os.PathLike | None = None) -> dict[str, Path]:
 
     Several processes may call this at once: each finds a complete corpus, the first one's.
     """
+    from t5x_mini.tasks import made_corpora  # not for the workers, which have nothing of this package
+
     folder = Path(cache_root or default_cache_root()) / fingerprint()
-    if not folder.is_dir():
-        _build(folder)
+    made_corpora.make(folder, _write)
     return {name: folder / f"{name}.txt" for name in SPLITS}
 
 
 def default_cache_root() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "t5x_mini" / "installed_docs"
+    from t5x_mini.tasks import made_corpora
+
+    return made_corpora.cache_root("installed_docs")
+
+
+def folder() -> Path:
+    """Where the corpus of this environment is, or will be."""
+    return default_cache_root() / fingerprint()
 
 
 def fingerprint() -> str:
@@ -204,22 +209,6 @@ def _share_seen(document: str, seen: set[str]) -> float:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _build(folder: Path) -> None:
-    """Writes beside `folder` and renames: what has the final name is complete, whoever else builds or is killed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial.", dir=folder.parent))
-    try:
-        _write(partial)
-        partial.chmod(0o755)
-        try:
-            partial.rename(folder)
-        except OSError:  # another process was first; its corpus is the same
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(folder: Path) -> None:

@@ -25,9 +25,12 @@ C4 = "c4/en:3.1.0"
 
 _INSTALLED_DOCS = {split: f"installed_docs://{split}" for split in ("train", "validation")}
 
+_TINY_WORLD = {split: f"tiny_world://{split}" for split in ("train", "validation")}
+
 PRETRAINING = (
     PretrainingTask(name="installed_docs", files=_INSTALLED_DOCS),
     PretrainingTask(name="installed_docs_span_corruption", files=_INSTALLED_DOCS, objective=SpanCorruption()),
+    PretrainingTask(name="tiny_world", files=_TINY_WORLD),
     PretrainingTask(name="c4", tfds=C4),
     PretrainingTask(name="c4_span_corruption", tfds=C4, objective=SpanCorruption()),
 )

@@ -20,12 +20,14 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import hashlib
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from t5x_mini.tasks import tiny_glue
+from t5x_mini.tasks import made_corpora, tiny_glue, tiny_world_events
 from t5x_mini.tasks.tiny_glue import (
     ASPECTS,
     BLAME,
@@ -59,6 +61,24 @@ def documents(split: str) -> Iterator[str]:
         while _says_what_a_table_says(story):
             story = tell(rng)
         yield re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", story)
+
+
+def ensure() -> dict[str, Path]:
+    """`{'train': path, 'validation': path}`: made at the first call, within some ten seconds, and kept."""
+    made_corpora.make(folder(), lambda partial: collections.deque(write(partial), maxlen=0))
+    return {split: folder() / f"{split}.txt" for split in SPLITS}
+
+
+@functools.cache
+def _fingerprint() -> str:
+    """Of all that decides the stories."""
+    sources = (Path(module.__file__) for module in (sys.modules[__name__], tiny_glue, tiny_world_events))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+
+
+def folder() -> Path:
+    """Where the stories are, or will be."""
+    return made_corpora.cache_root("tiny_world") / _fingerprint()
 
 
 def write(folder: Path) -> Iterator[tuple[Path, int]]:

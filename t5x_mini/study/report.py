@@ -1,0 +1,182 @@
+"""What a study found, as plain data: for its tables, its page and its pictures, and for who reads `results.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5x_mini import text_table
+from t5x_mini.study import outcomes as outcomes_module
+from t5x_mini.study.cells import Cell
+from t5x_mini.study.config import Study
+from t5x_mini.study.orderings import Ordering, in_words, orderings
+from t5x_mini.study.outcomes import AVERAGE, Outcome, Spread
+
+LOSSES = ("training loss", "held-out loss")
+_NONE = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A study and all its finished trials.
+
+    Attributes:
+        study: what it is.
+        cells: of the grid.
+        outcomes: of the finished trials.
+        chance: of each task, what the best constant answer gets; tasks without a known one are missing.
+        facts: further lines about the study's size, `{'finetuning': '200 steps of 32 rows'}`.
+    """
+
+    study: Study
+    cells: Sequence[Cell]
+    outcomes: Sequence[Outcome]
+    chance: Mapping[str, float]
+    facts: Mapping[str, str]
+
+    @property
+    def found(self) -> dict[str, dict[str, Spread]]:
+        """`outcomes.over_seeds` of each cell."""
+        return {cell.name: outcomes_module.over_seeds(self.outcomes, cell.name) for cell in self.cells}
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(task for outcome in self.outcomes for task in outcome.scores))
+
+    @property
+    def average_chance(self) -> float | None:
+        """Of the tasks' average; None where that of a task is not known."""
+        known = [self.chance[task] for task in self.tasks if task in self.chance]
+        return sum(known) / len(known) if known and len(known) == len(self.tasks) else None
+
+    @property
+    def orderings(self) -> list[Ordering]:
+        choices = {cell.name: cell.choices for cell in self.cells}
+        return orderings(choices, self.found, self.study.reference, self.average_chance)
+
+    @property
+    def reference_columns(self) -> list[str]:
+        return list(dict.fromkeys(name for scores in self.study.reference.values() for name in scores))
+
+    def judgement(self, cell: Cell) -> str:
+        """Whether anything can be concluded from a cell's scores: `''`, or what stands in the way."""
+        average = self.found[cell.name].get(AVERAGE)
+        if average is None or self.average_chance is None:
+            return ""
+        if math.isnan(average.deviation):
+            return "one seed"
+        return "" if average.is_above(self.average_chance) else "not above chance"
+
+
+def lines(report: Report, reference: Sequence[str], tasks: bool = True) -> list[list[str]]:
+    """The table: a line a cell, means and standard deviations over seeds, then these columns of the reference."""
+    values = [name for name in LOSSES if any(name in found for found in report.found.values())]
+    scores = [AVERAGE, *(report.tasks if tasks else [])] if report.tasks else []
+    head = [*report.study.axes, "parameters", "steps", "FLOPs", *values, *scores, *reference]
+    made = [head, *(_line(report, cell, [*values, *scores], reference) for cell in report.cells)]
+    if scores:
+        chance = [_one(report.average_chance), *(_one(report.chance.get(task)) for task in scores[1:])]
+        blank = [""] * (len(report.study.axes) + 2 + len(values))
+        made.append(["chance", *blank, *chance, *([""] * len(reference))])
+    return made
+
+
+def _line(report: Report, cell: Cell, values: Sequence[str], reference: Sequence[str]) -> list[str]:
+    found = report.found[cell.name]
+    shown = [found[name].text(3 if name in LOSSES else 1) if name in found else _NONE for name in values]
+    theirs = report.study.reference.get(cell.name, {})
+    columns = [f"{theirs[name]:.2f}" if name in theirs else _NONE for name in reference]
+    mark = " *" if report.judgement(cell) else ""
+    return [
+        *cell.choices.values(),
+        f"{cell.parameters:,}{mark}",
+        f"{cell.steps:,}",
+        f"{cell.flops:.3g}",
+        *shown,
+        *columns,
+    ]
+
+
+def as_text(report: Report) -> str:
+    """For a terminal: the reference's first column alone."""
+    axes = len(report.study.axes)
+    table = text_table.aligned(lines(report, report.reference_columns[:1]), left=axes)
+    return "\n".join([*table, "", *notes(report)])
+
+
+def as_markdown(report: Report) -> str:
+    """For a page: all of the reference's columns."""
+    axes = len(report.study.axes)
+    table = text_table.markdown(lines(report, report.reference_columns), left=axes)
+    return table + "\n" + "\n".join(f"- {note}" for note in notes(report)) + "\n"
+
+
+def notes(report: Report) -> list[str]:
+    """What has to be known to read the table, in sentences."""
+    made = [size_in_words(report)]
+    if report.study.match == "flops":
+        made.append("All cells were pretrained with the same number of counted FLOPs, by their numbers of steps.")
+    made += [f"{name}: {note}" for name, note in report.study.notes.items()]
+    doubtful = [cell.name for cell in report.cells if report.judgement(cell)]
+    if doubtful:
+        made.append(f"* not above chance by twice the spread, so that nothing can be concluded: {'; '.join(doubtful)}.")
+    if report.study.reference_name and report.reference_columns:
+        made.append(f"{', '.join(report.reference_columns)} are those of {report.study.reference_name}.")
+    if report.orderings:
+        made.append(f"By the average, beside {report.reference_columns[0]} there: {in_words(report.orderings)}.")
+    return made
+
+
+def size_in_words(report: Report) -> str:
+    """How large the study is."""
+    done = len(report.outcomes)
+    trials = len(report.cells) * report.study.seeds
+    of = "" if done == trials else f" ({done} of {trials} trained so far)"
+    parameters, steps = [cell.parameters for cell in report.cells], [cell.steps for cell in report.cells]
+    facts = "".join(f"; {name}: {fact}" for name, fact in report.facts.items())
+    return (
+        f"{len(report.cells)} cells, {report.study.seeds} seeds each{of}; models of {_range(parameters)} parameters, "
+        f"pretrained for {_range(steps)} steps{facts}. Values are means ± standard deviations over seeds."
+    )
+
+
+def ordering_lines(report: Report) -> list[list[str]]:
+    """The table of orderings."""
+    head = ["differ in", "above there", "below there", "apart there", "apart here", "verdict"]
+    return [
+        head,
+        *(
+            [one.axis, one.better, one.worse, f"{one.reference:+.2f}", _apart(one), one.verdict]
+            for one in report.orderings
+        ),
+    ]
+
+
+def to_json(report: Report) -> str:
+    """All of it, from which `from_json` makes the report again."""
+    return json.dumps(dataclasses.asdict(report), indent=1) + "\n"
+
+
+def from_json(text: str) -> Report:
+    """What `to_json` wrote."""
+    kept: dict[str, Any] = json.loads(text)
+    study = {name: tuple(value) if isinstance(value, list) else value for name, value in kept["study"].items()}
+    found = [outcome | {"curve": [tuple(point) for point in outcome["curve"]]} for outcome in kept["outcomes"]]
+    cells = [Cell(**cell | {"settings": tuple(cell["settings"])}) for cell in kept["cells"]]
+    return Report(Study(**study), cells, [Outcome(**outcome) for outcome in found], kept["chance"], kept["facts"])
+
+
+def _apart(one: Ordering) -> str:
+    return f"{one.here:+.1f}" if math.isnan(one.error) else f"{one.here:+.1f} ± {one.error:.1f}"
+
+
+def _one(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.1f}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
