@@ -63,15 +63,23 @@ def test_a_command_calls_its_function_with_the_config(called, arguments, functio
 def test_what_may_change_on_a_resume_is_handed_on(called):
     began = time.time()
     assert cli.main(["train", *RUN, "--allow_changes=BATCH_SIZE,Z_LOSS"]) == 0
-    ((_, _, (first, allowed), (second, since)),) = called
-    assert (first, allowed, second) == ("allow_changes", ("BATCH_SIZE", "Z_LOSS"), "began")
-    assert began <= since <= time.time()
+    ((_, _, *named),) = called
+    chosen = dict(named)
+    assert began <= chosen.pop("began") <= time.time()
+    assert chosen == {"allow_changes": ("BATCH_SIZE", "Z_LOSS"), "profile_steps": None}
+
+
+def test_the_steps_to_trace_are_handed_on(called):
+    assert cli.main(["train", *RUN, "--profile_steps=10,13"]) == 0
+    assert ("profile_steps", (10, 13)) in called[0]
 
 
 @pytest.mark.parametrize("other", ["--dry_run", "--overfit_one_batch"])
 def test_what_goes_on_with_no_run_takes_no_changes(called, capsys, other):
     assert cli.main(["train", *RUN, other, "--allow_changes=BATCH_SIZE"]) == 1
     assert "--allow_changes is for going on with a run: leave out --allow_changes." in capsys.readouterr().err
+    assert cli.main(["train", *RUN, other, "--profile_steps=1,2"]) == 1
+    assert "--profile_steps is for a run that trains: leave out --profile_steps." in capsys.readouterr().err
     assert not called
 
 
@@ -244,6 +252,9 @@ def test_export_says_where(called, capsys):
         (["train", *RUN, "--gin.BATCH_SIZE", "4"], "a binding is one word, --gin.NAME=VALUE."),
         (["train", *RUN, "--gin.BATCH_SIZ=4"], "did you mean BATCH_SIZE?"),
         (["train", "--gin_file=gin/quikstart.gin"], "did you mean gin/quickstart.gin?"),
+        (["train", *RUN, "--profile_steps=13,10"], "the first and the last of some steps, counted from 1, like 10,13"),
+        (["train", *RUN, "--profile_steps=0,3"], "counted from 1, like 10,13 or 10,10, not 0,3"),
+        (["train", *RUN, "--profile_steps=10"], "like 10,13 or 10,10, not 10"),
         (["show", "masks", "--inputs=0"], "must be a whole number above 0, not 0"),
         (["show", "masks", "--style=line"], "'matrix'"),
         (["show", "masks", "--gin.BATCH_SIZE=4"], "`t5x-mini show` reads no configuration"),

@@ -121,6 +121,7 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
         if any(argument.startswith("--gin.MODEL_DIR=gs://") for argument in arguments):  # nor is the bucket
             arguments += ["--dry_run"]
         arguments = [argument.replace("--overfit_one_batch", "--overfit_one_batch=2") for argument in arguments]
+        arguments = [re.sub(r"--profile_steps=\S+", "--profile_steps=2,2", argument) for argument in arguments]
     if arguments[0] == "inspect":  # a run's last batch
         arguments = [re.sub(r"--step=\d+", "--step=2", argument) for argument in arguments]
     if arguments[0] == "plan":  # without the TPU's compiler, which takes minutes

@@ -33,3 +33,12 @@ def shard(text: str) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise argparse.ArgumentTypeError(f"must be two whole numbers like 0/4, 1/4 up to 3/4, not {text}")
     return int(index), int(count)
+
+
+def step_range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(",")
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(
+            f"must be the first and the last of some steps, counted from 1, like 10,13 or 10,10, not {text}"
+        )
+    return int(first), int(last)

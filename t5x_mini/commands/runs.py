@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from t5x_mini.commands import option_groups
 from t5x_mini.commands.command import Command
-from t5x_mini.commands.option_types import count, words
+from t5x_mini.commands.option_types import count, step_range, words
 from t5x_mini.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="NAME,...",
         help="go on with a run although these settings are not those that its checkpoint was made with",
+    )
+    parser.add_argument(
+        "--profile_steps",
+        type=step_range,
+        metavar="FIRST,LAST",
+        help="trace these steps and those between with JAX's profiler, on the first process, into MODEL_DIR/profile; "
+        "counted as in metrics.jsonl, so 10,13 are four. Losses stay the same, but the traced steps take longer",
     )
     _add_run_options(parser)
 
@@ -85,6 +92,7 @@ def _command_and_config(options: argparse.Namespace) -> tuple[Callable[[RunConfi
         raise UserError("--dry_run trains nothing: leave it out, or --overfit_one_batch.")
     if options.command == "train" and (options.overfit_one_batch or options.dry_run):
         option_groups.refuse(options, ("allow_changes",), "--allow_changes is for going on with a run")
+        option_groups.refuse(options, ("profile_steps",), "--profile_steps is for a run that trains")
     command_needs = {"training": options.command == "train", "needs_task": options.command != "infer"}
     run = config.load(options.gin_file, options.bindings, options.search_paths, **command_needs)
     compilation_cache.enable(run.train.compilation_cache, run.train.model_dir)
@@ -101,7 +109,8 @@ def _command_and_config(options: argparse.Namespace) -> tuple[Callable[[RunConfi
     else:
         from t5x_mini.train.loop import train
 
-        command = functools.partial(train, allow_changes=options.allow_changes, began=options.began)
+        chosen = {name: getattr(options, name) for name in ("allow_changes", "profile_steps", "began")}
+        command = functools.partial(train, **chosen)
     return command, run
 
 

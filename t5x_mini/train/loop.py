@@ -30,6 +30,7 @@ from t5x_mini.train.divergence import Diverged, Divergence, past
 from t5x_mini.train.model_info import model_info
 from t5x_mini.train.preemption import Preemption
 from t5x_mini.train.presence import Presence
+from t5x_mini.train.profiler import Profiler
 from t5x_mini.train.reporter import Reporter
 from t5x_mini.train.run import Run
 from t5x_mini.train.saving import Saver
@@ -42,12 +43,19 @@ if TYPE_CHECKING:
     from t5x_mini.evaluate.evaluator import Evaluator
 
 
-def train(config: RunConfig, *, allow_changes: Sequence[str] = (), began: float | None = None) -> None:
+def train(
+    config: RunConfig,
+    *,
+    allow_changes: Sequence[str] = (),
+    profile_steps: tuple[int, int] | None = None,
+    began: float | None = None,
+) -> None:
     """Trains to the last step, resuming what `model_dir` holds, and leaves there everything the run is known by.
 
     Args:
         config: of the run.
         allow_changes: settings that may be others than those of the checkpoint that the run goes on from (`drift.py`).
+        profile_steps: the first and the last step to trace (`profiler.py`).
         began: when the command was started, as `time.time()` counts; None: now.
 
     Raises:
@@ -56,8 +64,10 @@ def train(config: RunConfig, *, allow_changes: Sequence[str] = (), began: float 
     """
     with Preemption() as preemption:
         run = assemble_to_train(config)
-        presence = Presence(to_path(run.config.train.model_dir), run.total_steps, began)
-        with presence, _Training(run, preemption, presence, allow_changes) as training:
+        folder = to_path(run.config.train.model_dir)
+        profiler = Profiler(profile_steps, folder, run.total_steps)
+        presence = Presence(folder, run.total_steps, began)
+        with presence, _Training(run, preemption, presence, profiler, allow_changes) as training:
             training.run()
 
 
@@ -68,11 +78,13 @@ class _EvaluationLeft(Exception):
 class _Training:
     """One process's part in a run, from opening its folder to the last checkpoint."""
 
-    def __init__(self, run: Run, preemption: Preemption, presence: Presence, allow_changes: Sequence[str]):
+    def __init__(
+        self, run: Run, preemption: Preemption, presence: Presence, profiler: Profiler, allow_changes: Sequence[str]
+    ):
         from t5x_mini.checkpoint.manager import Checkpoints  # Orbax takes a second to import
 
         self.config, self.assembled = run.config, run
-        self.preemption, self.presence = preemption, presence
+        self.preemption, self.presence, self.profiler = preemption, presence, profiler
         self.allow_changes, self.changes = allow_changes, drift.Changes()
         self.folder = to_path(run.config.train.model_dir)
         self.clock = metrics.Clock()
@@ -106,6 +118,7 @@ class _Training:
         first_step = int(state.step)
         if self._is_complete(first_step):
             return
+        self.profiler.go_on_from(first_step)
         feed = self._feed(position, first_step)
         say("compiling the step, and reading held-out text ...")
         with self.clock.lost("compilation"):
@@ -146,6 +159,7 @@ class _Training:
                 enabled=self.is_primary,
                 divergence=divergence,
             ) as reporter,
+            self.profiler,
         ):
             reporter.describe(config_module.operative_config(), model_info(self.assembled))
             state = self._steps(step, state, batches, evaluator, reporter, divergence)
@@ -182,10 +196,12 @@ class _Training:
         self.presence.note(int(state.step))
         self.clock.lap()
         for done in range(int(state.step) + 1, total + 1):
+            self.profiler.before(done, state)
             with self.clock.lost("data"):
                 batch, position = next(batches)
             state, sums = step(state, batch, *divergence.limits(done))
             reporter.add(done, sums)
+            self.profiler.after(done, state)
             self.presence.note(done - 1)
             is_best = stops = False
             due = evaluator is not None and (done % eval_period == 0 or done == total)
