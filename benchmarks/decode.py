@@ -141,4 +141,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from t5x_mini.kept_memory import restart_keeping_memory
+
+    restart_keeping_memory()  # as t5x-mini does
     main()
