@@ -116,7 +116,7 @@ def _set_data_folders(options: argparse.Namespace) -> None:
         # Read when TensorFlow Datasets is imported, by the processes that a command starts too.
         os.environ["TFDS_DATA_DIR"] = folder
     if hasattr(options, "cache_dirs") and (folder or caches):
-        from t5x_mini.feed.quiet import hold_back_stderr
+        from t5x_mini.quiet_tensorflow import hold_back_stderr
 
         with hold_back_stderr():
             import seqio

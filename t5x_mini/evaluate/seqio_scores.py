@@ -16,8 +16,8 @@ import numpy as np
 from t5x_mini.errors import UserError
 from t5x_mini.evaluate.answers import batch_size
 from t5x_mini.evaluate.id_predictor import Answer, IdPredictor
-from t5x_mini.feed.quiet import hold_back_stderr
 from t5x_mini.parallel.hosts import say
+from t5x_mini.quiet_tensorflow import hold_back_stderr
 from t5x_mini.train.run import Run
 
 with hold_back_stderr():

@@ -17,8 +17,8 @@ from t5x_mini.feed.batch import check_feature_lengths
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.convert import convert
 from t5x_mini.feed.position import Position
-from t5x_mini.feed.quiet import hold_back_stderr
 from t5x_mini.model.config import ARCHITECTURES
+from t5x_mini.quiet_tensorflow import hold_back_stderr
 
 with hold_back_stderr():
     import seqio

@@ -11,7 +11,7 @@ import traceback
 from t5x_mini import strangers
 from t5x_mini.errors import UserError
 from t5x_mini.feed.config import FeedConfig
-from t5x_mini.feed.quiet import hold_back_stderr
+from t5x_mini.quiet_tensorflow import hold_back_stderr
 from t5x_mini.tasks import registry, vocabularies
 from t5x_mini.tasks.definitions import Mixture
 

@@ -6,8 +6,8 @@ import os
 
 from t5x_mini.errors import UserError
 from t5x_mini.feed.config import FeedConfig
-from t5x_mini.feed.quiet import hold_back_stderr
 from t5x_mini.feed.token_sources import TokenTask
+from t5x_mini.quiet_tensorflow import hold_back_stderr
 from t5x_mini.tasks import files, registry, vocabularies
 from t5x_mini.tasks.definitions import PretrainingTask
 from t5x_mini.tokens.manifest import MANIFEST, join

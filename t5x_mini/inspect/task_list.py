@@ -13,7 +13,7 @@ from pathlib import Path
 
 from t5x_mini.errors import UserError
 from t5x_mini.feed.config import FeedConfig
-from t5x_mini.feed.quiet import hold_back_stderr
+from t5x_mini.quiet_tensorflow import hold_back_stderr
 from t5x_mini.tasks import files, registry
 from t5x_mini.tasks.definitions import Definition, Mixture, PretrainingTask, Source
 from t5x_mini.tasks.objectives import Objective

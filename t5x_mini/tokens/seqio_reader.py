@@ -19,7 +19,7 @@ import sentencepiece
 from t5x_mini.errors import UserError
 from t5x_mini.feed import seqio_lookup
 from t5x_mini.feed.config import FeedConfig
-from t5x_mini.feed.quiet import hold_back_stderr
+from t5x_mini.quiet_tensorflow import hold_back_stderr
 from t5x_mini.tasks import vocabularies
 from t5x_mini.tasks.noise import EOS_ID
 from t5x_mini.tokens.manifest import Contents, token_dtype
