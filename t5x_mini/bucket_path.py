@@ -16,7 +16,7 @@ from typing import IO, Any, NoReturn
 from etils import epath
 from etils.epath import gpath, stat_utils
 
-from t5x_mini.tasks import remote
+from t5x_mini import remote
 
 
 @epath.register_path_cls(("gs://", "s3://"))

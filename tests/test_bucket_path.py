@@ -111,7 +111,7 @@ def test_it_is_what_orbax_and_jax_get(root):
 
 
 def test_a_bucket_that_cannot_be_reached_says_what_it_takes(monkeypatch):
-    monkeypatch.setattr("t5x_mini.tasks.remote._CONTEXT", None)
+    monkeypatch.setattr("t5x_mini.remote._CONTEXT", None)
     path = BucketPath("gs://UPPER/x")
     with pytest.raises(UserError, match="cannot be reached.*gcloud auth application-default login"):
         path.exists()

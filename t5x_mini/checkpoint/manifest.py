@@ -374,6 +374,6 @@ def _has_size(path: pathlib.Path, size: int) -> bool:
 
 
 def _remote():
-    from t5x_mini.tasks import remote  # TensorStore takes a moment to import
+    from t5x_mini import remote  # TensorStore takes a moment to import
 
     return remote

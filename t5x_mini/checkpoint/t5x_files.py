@@ -19,9 +19,9 @@ import ml_dtypes
 import numpy as np
 import tensorstore as ts
 
-from t5x_mini import strangers
+from t5x_mini import remote, strangers
 from t5x_mini.errors import UserError
-from t5x_mini.tasks import files, remote
+from t5x_mini.tasks import files
 
 Leaf = np.ndarray | ts.TensorStore
 

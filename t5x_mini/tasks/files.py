@@ -147,7 +147,7 @@ def open_stream(path: str) -> BinaryIO:
 
 
 def _remote():
-    from t5x_mini.tasks import remote
+    from t5x_mini import remote
 
     return remote
 

@@ -321,7 +321,7 @@ class _Object(_File):
     """An object in a bucket, whose writes can be conditional."""
 
     def swap(self, expected: bytes | None, content: bytes | None) -> bool:
-        from t5x_mini.tasks import remote
+        from t5x_mini import remote
 
         return remote.swap(str(self._path), expected, content)
 

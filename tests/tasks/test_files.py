@@ -8,8 +8,9 @@ import fake_servers
 import pyarrow
 import pytest
 
+from t5x_mini import remote
 from t5x_mini.errors import UserError
-from t5x_mini.tasks import files, installed_docs, remote
+from t5x_mini.tasks import files, installed_docs
 
 TEXT = "".join(f"document {i} tells of {i * i} things, naïvely\n" for i in range(5000)).encode()
 NAMES = [

@@ -1,7 +1,8 @@
 """Files in buckets (`gs://`, `s3://`, and `memory://` for tests) through TensorStore, and on web servers.
 
 Buckets are reached as checkpoints are, with the credentials that TensorStore finds: Google's application-default ones,
-AWS's environment or profile, or none for a public bucket. `files.py` is the interface.
+AWS's environment or profile, or none for a public bucket. The interfaces are `tasks/files.py`, for what is read as
+text, and `storage.py`, for runs.
 """
 
 from __future__ import annotations
