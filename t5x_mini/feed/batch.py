@@ -1,4 +1,4 @@
-"""The features a model takes, and their way from a host's arrays to the devices."""
+"""The features a model takes, and batches made ready ahead of the step that takes them."""
 
 from __future__ import annotations
 
@@ -52,11 +52,6 @@ def feature_shapes(config: FeedConfig, architecture: str) -> dict[str, jax.Shape
     return {name: jax.ShapeDtypeStruct((config.batch_size, length), np.int32) for name, length in row.items()}
 
 
-def host_batch_to_device(batch: Mapping[str, np.ndarray], sharding: jax.sharding.NamedSharding) -> dict[str, jax.Array]:
-    """Joins the rows of every host to global arrays `[batch_size, length]`; this host's rows go to its devices."""
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
-
-
 class Feed(Protocol):
     """An iterator over host batches that knows where it stands."""
 
@@ -103,7 +98,7 @@ def prefetch(feed: Feed, put: Callable[[dict[str, np.ndarray]], Any], depth: int
 
     Args:
         feed: restore it first; from here on it belongs to the prefetcher.
-        put: host batch to device batch, such as `functools.partial(host_batch_to_device, sharding=…)`.
+        put: host batch to device batch, as the partitioners'.
         depth: batches kept ready by one background thread; 0 makes each batch when it is asked for.
     """
     return Prefetcher(feed, put, depth)

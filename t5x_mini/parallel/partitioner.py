@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_mini.errors import UserError
-from t5x_mini.feed.batch import host_batch_to_device
 from t5x_mini.parallel.config import PartitioningConfig
 from t5x_mini.parallel.mesh import make_mesh
 from t5x_mini.parallel.sharding import state_spec
@@ -101,8 +100,8 @@ class _OverMesh:
         return row_share(self.mesh.devices.reshape(self.row_ways, -1), jax.process_index())
 
     def put(self, host_batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This host's rows of a batch, as global arrays."""
-        return host_batch_to_device(host_batch, self.rows)
+        """Joins the rows of every host to global arrays; this host's rows go to its devices."""
+        return {name: jax.make_array_from_process_local_data(self.rows, rows) for name, rows in host_batch.items()}
 
 
 class MeshPartitioner(_OverMesh):

@@ -1,19 +1,17 @@
-"""Prefetching and device placement, on a feed without TensorFlow."""
+"""Prefetching and the shapes of batches, on a feed without TensorFlow."""
 
-import functools
 import gc
 import itertools
 import subprocess
 import sys
 import threading
 
-import jax
 import numpy as np
 import pytest
 
 from t5x_mini.errors import UserError
 from t5x_mini.feed import batch as batch_lib
-from t5x_mini.feed.batch import check_feature_lengths, feature_shapes, host_batch_to_device, prefetch
+from t5x_mini.feed.batch import check_feature_lengths, feature_shapes, prefetch
 from t5x_mini.feed.config import FeedConfig
 from t5x_mini.feed.position import Position
 
@@ -135,16 +133,6 @@ def test_waiting_is_accounted(depth, monkeypatch):
         assert pairs.waited_s == 0
         numbers(itertools.islice(pairs, 3))
         assert pairs.waited_s == 3
-
-
-def test_host_rows_become_a_global_array():
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    rows = np.arange(jax.device_count() * 6, dtype=np.int32).reshape(-1, 3)
-    put = functools.partial(host_batch_to_device, sharding=sharding)
-    array = put({"x": rows})["x"]
-    assert array.sharding == sharding and array.dtype == np.int32
-    np.testing.assert_array_equal(array, rows)
 
 
 def config(lengths, **fields):

@@ -184,6 +184,15 @@ def test_rows_are_split_over_data_and_fsdp(name, ways):
     assert first == {16 // ways * part * 3 for part in range(ways)}
 
 
+@pytest.mark.parametrize("kind", ["mesh", "pmap"])
+def test_host_rows_become_a_global_array(kind):
+    partitioner = make_partitioner(PartitioningConfig(kind=kind))
+    rows = np.arange(jax.device_count() * 6, dtype=np.int32).reshape(-1, 3)
+    array = partitioner.put({"x": rows})["x"]
+    assert array.sharding == partitioner.rows and array.dtype == np.int32
+    np.testing.assert_array_equal(array, rows)
+
+
 @pytest.mark.parametrize(("data", "fsdp", "model"), [(4, 2, 1), (-1, 2, 1), (4, 1, 1), (1, 1, 8)])
 def test_pmap_with_a_mesh_is_refused(data, fsdp, model):
     with pytest.raises(UserError) as error:
