@@ -18,8 +18,9 @@ from t5x_mini.inspect.rebuild import rebuild_batch
 from t5x_mini.inspect.stages import Example
 from t5x_mini.inspect.task_list import list_tasks
 from t5x_mini.inspect.token_loss import Checkpoint, TokenLoss
-from t5x_mini.inspect.token_text import Style, paragraph
+from t5x_mini.inspect.token_text import paragraph
 from t5x_mini.model.config import ARCHITECTURES
+from t5x_mini.terminal import Style, cost_legend, style_for
 
 if TYPE_CHECKING:
     from t5x_mini.config import RunConfig
@@ -51,7 +52,7 @@ def inspect_task(feed: FeedConfig, architecture: str | None, split: str, example
     """
     found = stages.examples(feed, split, max(examples, _MEASURED_EXAMPLES))
     vocabulary = feeds.vocabulary(feed)
-    style = token_text.style_for(sys.stdout)
+    style = style_for(sys.stdout)
     everything = [example for some in found.values() for example in some]
     architectures = _readers(architecture, everything[0])
     for task, some in found.items():
@@ -206,7 +207,7 @@ def inspect_run(run_dir: str, step: int, rows: int) -> None:
     """
     rebuilt = rebuild_batch(run_dir, step)
     feed, batch = rebuilt.config.feed, rebuilt.batch
-    vocabulary, style = feeds.vocabulary(feed), token_text.style_for(sys.stdout)
+    vocabulary, style = feeds.vocabulary(feed), style_for(sys.stdout)
     count = len(batch["decoder_target_tokens"])
     print(style.title(f"batch {step} of {run_dir}: {count} rows of {feed.mixture_or_task_name}"))
     print(style.aside(rebuilt.origin))
@@ -218,7 +219,7 @@ def inspect_run(run_dir: str, step: int, rows: int) -> None:
         _print_rows(batch, range(count), rows, None, vocabulary, style)
         return
     print(style.aside(f"losses are those of {checkpoint.path}, {checkpoint.distance}"))
-    print(f"nats a token: {token_text.cost_legend(style)}\n")
+    print(f"nats a token: {cost_legend(style)}\n")
     _print_rows(batch, losses.rows, rows, losses, vocabulary, style)
     _print_losses(losses, token_loss.recorded_loss(run_dir, step), checkpoint, rebuilt.config)
     _print_costliest(losses, batch["decoder_target_tokens"], vocabulary, style)

@@ -14,10 +14,10 @@ import numpy as np
 
 from t5x_mini.configurables import DEFINITIONS, SCOPED
 from t5x_mini.errors import UserError
-from t5x_mini.inspect.token_text import Style, style_for
 from t5x_mini.report.differences import Difference, differences
 from t5x_mini.report.run_data import RunData, Series, read_runs
 from t5x_mini.report.table import Row, sparkline, table
+from t5x_mini.terminal import Style, style_for
 from t5x_mini.train.metrics import LOSS
 
 _SPEED = "timing/tokens_per_second"

@@ -6,7 +6,7 @@ import dataclasses
 import textwrap
 from collections.abc import Sequence
 
-from t5x_mini.inspect.token_text import Style
+from t5x_mini.terminal import Style
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _GAP = 3

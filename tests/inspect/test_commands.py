@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from t5x_mini import cli, config
+from t5x_mini import cli, config, terminal
 from t5x_mini.errors import UserError
 from t5x_mini.feed import feeds
 from t5x_mini.feed.config import FeedConfig
@@ -26,7 +26,7 @@ from t5x_mini.tokens.tokenize import tokenize
 from t5x_mini.train import loop
 
 WORDS = "the old captain watches a small child near lake and then goes home again after rain with care".split()
-PLAIN, COLOUR = token_text.Style(False), token_text.Style(True)
+PLAIN, COLOUR = terminal.Style(False), terminal.Style(True)
 VOCABULARY = vocabularies.load("docs_8k")
 ARCHITECTURES = ("encoder_decoder", "prefix_lm", "causal_lm")
 
@@ -157,10 +157,10 @@ class _Terminal(io.StringIO):
 def test_colour_is_for_terminals_that_want_it(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert token_text.style_for(_Terminal()).colour
-    assert not token_text.style_for(io.StringIO()).colour
+    assert terminal.style_for(_Terminal()).colour
+    assert not terminal.style_for(io.StringIO()).colour
     monkeypatch.setenv("NO_COLOR", "1")
-    assert not token_text.style_for(_Terminal()).colour
+    assert not terminal.style_for(_Terminal()).colour
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from t5x_mini import config
+from t5x_mini import config, terminal
 from t5x_mini.errors import UserError
 from t5x_mini.inspect import commands, token_loss, token_text
 from t5x_mini.inspect.rebuild import rebuild_batch
@@ -20,7 +20,7 @@ from t5x_mini.tasks import vocabularies
 from t5x_mini.tokens.tokenize import tokenize
 from t5x_mini.train.config import LossConfig
 
-PLAIN, COLOUR = token_text.Style(False), token_text.Style(True)
+PLAIN, COLOUR = terminal.Style(False), terminal.Style(True)
 
 _GIN = """
 include 'gin/models/t5_1_1/tiny.gin'
@@ -215,7 +215,7 @@ def test_tokens_are_coloured_by_what_they_cost_or_have_the_number_behind_them():
     words = token_text.token_words(ids, vocabulary, COLOUR, np.array([0, 1, 1, 0]), nats)
     assert words[1:3] == [f"\x1b[38;5;71m▁value({value})\x1b[0m", "\x1b[38;5;196m</s>(1)\x1b[0m"]
     assert COLOUR.cost("x", math.nan) == COLOUR.cost("x", 99.0)
-    legend = token_text.cost_legend(COLOUR)
+    legend = terminal.cost_legend(COLOUR)
     assert re.sub("\x1b\\[[0-9;]*m", "", legend).split("  ") == ["up to 0.25", "0.5", "1", "2", "4", "8", "more"]
     assert "\x1b[38;5;71m0.5\x1b[0m" in legend
 

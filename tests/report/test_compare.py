@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tiny_runs
 
-from t5x_mini.inspect.token_text import Style
 from t5x_mini.report import compare, table
 from t5x_mini.report.differences import Difference
 from t5x_mini.report.run_data import read_runs
 from t5x_mini.report.table import Row
+from t5x_mini.terminal import Style
 from t5x_mini.train.metrics import LOSS
 
 PLAIN, COLOUR = Style(False), Style(True)
