@@ -114,6 +114,11 @@ def describe(hint: Any) -> str:
     return " or ".join(_describe_one(member) for member in _members(hint))
 
 
+def limits(owner: str, field: str) -> str:
+    """What the field's values must be besides well-typed, in words; empty where nothing is said."""
+    return _RANGES.get((owner, field), ("", None))[0]
+
+
 def range_of(owner: str, field: str, value: object) -> str | None:
     """What the field's values must be, in words, if this (well-typed) one is not."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -32,7 +32,20 @@ SCOPED = {**DEFINITIONS, **_OBJECTIVES}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that a run needs to know, one dataclass a part."""
+    """All that a run needs to know, one dataclass a part.
+
+    Attributes:
+        model: sizes, architecture and numerics.
+        feed: the task, its lengths and its batches.
+        loss: how the cross-entropy is taken.
+        optimizer: chosen by naming one: `@Adafactor()`, T5's; `@AdamW()`; `@Muon()`.
+        schedule: of the learning rate, chosen by naming one: `@Rsqrt()`, T5's; `@Constant()`; `@Linear()`; `@Cosine()`.
+        train: how long, from where, how often it is evaluated.
+        checkpoint: how often, and which are kept.
+        partitioning: how the devices share the work.
+        evaluate: what `eval` and `infer` read and write.
+        decoding: how answers are written.
+    """
 
     model: TransformerConfig
     feed: FeedConfig

@@ -119,7 +119,8 @@ def spans_to_sentinels(
     Args:
       tokens: int[n, length].
       mask: bool[n, length]; at least one true in each row.
-      inputs_length, targets_length: widths of the results, enough for every row.
+      inputs_length: width of the inputs, enough for every row.
+      targets_length: width of the targets, enough for every row.
 
     Returns:
       (inputs, targets): int32[n, inputs_length], int32[n, targets_length], filled up with 0.
