@@ -10,6 +10,9 @@ INIT = pathlib.Path(__file__).parent.joinpath("t5x_mini", "__init__.py").read_te
 # There are wheels for this platform alone.
 LIBTPU = "libtpu{}; platform_system == 'Linux' and platform_machine == 'x86_64'"
 
+# What the documentation's site is built with; ruff lays out the signatures.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1,<2", "ruff>=0.12"]
+
 setuptools.setup(
     name="t5x-mini",
     version=re.search(r'__version__ = "(.+)"', INIT).group(1),
@@ -63,7 +66,9 @@ setuptools.setup(
         "wandb": ["wandb>=0.19"],
         # torch and transformers are what the models are compared with. setuptools and wheel: a test builds the wheel
         # without reaching for the network.
+        "docs": DOCS,
         "dev": [
+            *DOCS,
             "huggingface_hub>=1",
             "hypothesis>=6",
             LIBTPU.format("==0.0.52"),  # figures in the tests are this one's
@@ -71,7 +76,6 @@ setuptools.setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3",
             "PyYAML>=6",
-            "ruff>=0.12",
             "safetensors>=0.5",
             "setuptools>=65",
             "torch>=2.9,<3",

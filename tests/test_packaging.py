@@ -45,7 +45,7 @@ def test_the_wheel_offers_the_command_and_the_extras(wheel):
     (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     assert "t5x-mini = t5x_mini.__main__:run" in archive.read(entry_points).decode()
     metadata = archive.read(entry_points.replace("entry_points.txt", "METADATA")).decode()
-    for extra in ("tpu", "plan", "cuda", "hf", "wandb", "dev"):
+    for extra in ("tpu", "plan", "cuda", "hf", "wandb", "docs", "dev"):
         assert f"Provides-Extra: {extra}" in metadata
 
 
@@ -71,7 +71,7 @@ def requirements(wheel):
     required = [Requirement(line) for line in lines if line]
     groups = {"": [requirement for requirement in required if requirement.marker is None]}
     marked = [requirement for requirement in required if requirement.marker is not None]
-    for extra in ("dev", "hf"):
+    for extra in ("dev", "docs", "hf"):
         groups[extra] = [requirement for requirement in marked if requirement.marker.evaluate({"extra": extra})]
     return groups
 
@@ -83,7 +83,7 @@ def pins():
     return {canonicalize_name(name): version for name, version in pairs}
 
 
-@pytest.mark.parametrize("extra", ["", "dev", "hf"])
+@pytest.mark.parametrize("extra", ["", "dev", "docs", "hf"])
 def test_constraints_pin_every_dependency_within_its_range(requirements, pins, extra):
     assert len(requirements[extra]) > 1
     for requirement in requirements[extra]:

@@ -1,0 +1,244 @@
+"""The documentation as a site: what it says of settings and commands, and, slower, the whole of it as built."""
+
+import html.parser
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import urllib.parse
+
+import pytest
+import yaml
+
+from t5x_mini import cli_options, configurables
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "docs" / "reference"))
+
+import cross_links  # noqa: E402
+import entries  # noqa: E402
+import pages  # noqa: E402
+import source_pages  # noqa: E402
+
+MACROS = [entry for group in entries.macro_groups() for entry in group.entries]
+DEFAULTS = (ROOT / "gin" / "defaults.gin").read_text()
+FIELDS = [entry for group in entries.field_groups() for entry in group.entries]
+
+
+# Settings
+
+
+def test_every_macro_and_every_field_has_a_meaning():
+    assert [entry.name for entry in (*MACROS, *FIELDS) if len(entry.meaning.split()) < 2] == []
+
+
+def test_every_macro_feeds_a_field_and_stands_under_a_heading():
+    fields = {entry.name for entry in FIELDS}
+    assert [entry.name for entry in MACROS] == re.findall(r"^([A-Z_]+) =", DEFAULTS, re.MULTILINE)
+    assert all(entry.others and fields.issuperset(entry.others) for entry in MACROS)
+    assert [group.title for group in entries.macro_groups()][:2] == ["What is trained on", "The model"]
+
+
+def test_a_setting_is_described_by_what_the_code_says():
+    by_name = {entry.name: entry for entry in (*MACROS, *FIELDS)}
+    batch_size = by_name["BATCH_SIZE"]
+    assert batch_size.type == "a whole number; above 0"
+    assert batch_size.default == entries.MUST_BE_SET
+    assert batch_size.others == ("FeedConfig.batch_size",)
+    assert batch_size.meaning == "Rows a step, over all hosts and microbatches."
+    assert by_name["RANDOM_SEED"].others == ("FeedConfig.seed", "TrainConfig.random_seed")
+    assert by_name["OBJECTIVE"].default == "`@SpanCorruption()`"
+    assert by_name["FeedConfig.batch_size"].others == ("BATCH_SIZE",)
+    assert by_name["TransformerConfig.emb_dim"].default == "`512`"
+    assert by_name["LossConfig.normalizing_factor"].type == "a number or a string or `None`"
+
+
+def test_what_gin_cannot_bind_is_not_among_the_settings():
+    names = {entry.name for entry in FIELDS}
+    assert names.isdisjoint({"FeedConfig.tasks", "PretrainingTask.name", "TextToTextTask.write"})
+    assert {name.split(".")[0] for name in names} <= set(configurables.configurables())
+
+
+def test_plain_text_is_shown_as_it_is():
+    assert entries.escaped(r"(r'x/(.*)', r'y/\1') of `a_b`, <x> and A_B") == (
+        r"(r'x/(.\*)', r'y/\\1') of `a_b`, \<x> and A\_B"
+    )
+
+
+# Commands
+
+
+def test_the_page_of_commands_has_every_option():
+    text = pages.commands()
+    for name, parser in cli_options.make_parser()[1].items():
+        section = text.split(f"{{ #{name} }}")[1].split("\n## ")[0]
+        for action in parser._actions:
+            assert all(f"`{option}" in section for option in action.option_strings if action.dest != "help")
+
+
+# Links
+
+
+def test_a_link_out_of_docs_leads_to_a_page_with_the_file():
+    made = source_pages.source_pages({"docs/a.md": "[this](../gin/quickstart.gin), [that](../data/README.md)"})
+    assert set(made) >= {"source/gin/quickstart.gin.md", "source/data/README.md.md"}
+    assert (ROOT / "gin" / "quickstart.gin").read_text().strip() in made["source/gin/quickstart.gin.md"]
+    text = source_pages.for_site("a.md", "[x](../gin/quickstart.gin#top) [y](b.md) ![z](images/masks.png)")
+    assert text == "[x](source/gin/quickstart.gin.md#top) [y](b.md) ![z](images/masks.png)"
+
+
+def test_links_of_the_readme_are_the_sites():
+    text = "[x](docs/data.md#a) ![y](docs/images/masks.png) [z](Makefile) [w](https://example.com/a)"
+    assert source_pages.for_site("source/README.md.md", text) == (
+        "[x](../data.md#a) ![y](../images/masks.png) [z](Makefile.md) [w](https://example.com/a)"
+    )
+
+
+def test_a_folder_lists_its_files_with_a_page_for_each():
+    made = source_pages.source_pages({"docs/a.md": "[x](../gin/optimizers/)"})
+    assert set(made) >= {"source/gin/optimizers/index.md", "source/gin/optimizers/adafactor.gin.md"}
+    page = source_pages.for_site("source/gin/optimizers/index.md", made["source/gin/optimizers/index.md"])
+    assert "[`adafactor.gin`](adafactor.gin.md)" in page
+
+
+def test_names_in_code_lead_to_their_meaning():
+    known = cross_links.targets({"BATCH_SIZE"}, {"TransformerConfig.emb_dim"}, {"train"})
+    macro, field = "reference/macros.html#BATCH_SIZE", "reference/fields.html#TransformerConfig.emb_dim"
+    for code, target in [
+        ("BATCH_SIZE", macro),
+        ("BATCH_SIZE = 32", macro),
+        ("--gin.BATCH_SIZE=32", macro),
+        ("TransformerConfig.emb_dim = 768", field),
+        ("t5x-mini train --dry_run", "reference/commands.html#train"),
+    ]:
+        linked = cross_links.linked(f"<p><code>{code}</code></p>", known, "../")
+        assert linked == f'<p><a class="name" href="../{target}"><code>{code}</code></a></p>'
+    for text in (
+        "<code>BATCH</code>",
+        "<h2><code>BATCH_SIZE</code></h2>",
+        '<a href="x"><code>BATCH_SIZE</code></a>',
+        "<pre><code>BATCH_SIZE</code></pre>",
+    ):
+        assert cross_links.linked(text, known, "") == text
+
+
+# Navigation
+
+
+def _pages_of(nav):
+    for item in nav:
+        for value in item.values():
+            yield from _pages_of(value) if isinstance(value, list) else [value]
+
+
+class _Yaml(yaml.SafeLoader):
+    """mkdocs.yml names a function of Python for the anchors, of no concern here."""
+
+
+_Yaml.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+
+
+def test_every_page_is_in_the_navigation_and_nothing_else():
+    named = list(_pages_of(yaml.load((ROOT / "mkdocs.yml").read_text(), _Yaml)["nav"]))
+    written = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert len(named) == len(set(named))
+    assert set(named) == written | set(pages.all_pages())
+
+
+# The site as it is built
+
+
+class Page(html.parser.HTMLParser):
+    """Of one page: anchors, what it links to, what it loads, and the text of its paragraphs."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.anchors, self.links, self.loads, self.paragraphs = set(), [], [], []
+        self._in_paragraph = False
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.anchors |= {attributes[name] for name in ("id", "name") if attributes.get(name)}
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
+        elif tag == "link" and attributes.get("rel") in ("stylesheet", "icon", "preconnect", "preload"):
+            self.loads.append(attributes["href"])
+        elif tag in ("script", "img", "iframe", "source") and "src" in attributes:
+            self.loads.append(attributes["src"])
+        if tag == "p":
+            self._in_paragraph = True
+            self.paragraphs.append("")
+
+    def handle_endtag(self, tag):
+        self._in_paragraph &= tag != "p"
+
+    def handle_data(self, data):
+        if self._in_paragraph:
+            self.paragraphs[-1] += data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built without a warning."""
+    folder = tmp_path_factory.mktemp("site")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    built = subprocess.run(build, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(site):
+    return {path.relative_to(site).as_posix(): Page(path) for path in site.rglob("*.html")}
+
+
+def _local(page, link):
+    """Where a link of a page leads: a path in the site, and an anchor; None if out of the site."""
+    parts = urllib.parse.urlsplit(link)
+    if parts.scheme or parts.netloc:
+        return None
+    path = os.path.normpath(os.path.join(os.path.dirname(page), urllib.parse.unquote(parts.path)))
+    return (path if parts.path else page), urllib.parse.unquote(parts.fragment)
+
+
+@pytest.mark.slow
+def test_every_link_and_anchor_of_the_site_leads_somewhere(site, built):
+    broken = []
+    for page, content in built.items():
+        if page == "404.html":  # its links begin at the server's root
+            continue
+        for link in [*content.links, *content.loads]:
+            path, anchor = _local(page, link) or (None, None)
+            if path and not (site / path).exists():
+                broken.append((page, link))
+            if anchor and path in built and anchor not in built[path].anchors:
+                broken.append((page, link))
+    assert broken == []
+
+
+@pytest.mark.slow
+def test_nothing_is_loaded_from_another_host(site, built):
+    loaded = [(page, link) for page, content in built.items() for link in content.loads]
+    assert [pair for pair in loaded if re.match(r"(?:https?:)?//", pair[1])] == []
+    for style in site.rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//[^)]*", style.read_text()) == [], style
+
+
+@pytest.mark.slow
+def test_no_block_of_markdown_ends_up_in_a_paragraph(built):
+    # A git host takes a list or a table right below a line of text for one, Python's Markdown doesn't.
+    marks = re.compile(r"^\s*(?:[-*] |\d+\. |```|\|.*\||#+ )", re.MULTILINE)
+    inside = [(page, text[:80]) for page, content in built.items() for text in content.paragraphs if marks.search(text)]
+    assert inside == []
+
+
+@pytest.mark.slow
+def test_a_search_finds_settings_commands_and_errors(site):
+    index = json.loads((site / "search" / "search_index.json").read_text())
+    for words in ("BATCH_SIZE", "TransformerConfig.emb_dim", "--overfit_one_batch", "make_masks", "SIGTERM"):
+        assert any(words in entry["title"] + entry["text"] for entry in index["docs"]), words
+    assert not any(entry["location"].startswith("source/") for entry in index["docs"])
