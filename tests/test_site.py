@@ -1,13 +1,18 @@
 """The documentation as a site: what it says of settings and commands, and, slower, the whole of it as built."""
 
 import ast
+import functools
+import html
 import html.parser
+import http.server
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import urllib.parse
 
 import pytest
@@ -23,6 +28,7 @@ import entries  # noqa: E402
 import pages  # noqa: E402
 import source_pages  # noqa: E402
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MACROS = [entry for group in entries.macro_groups() for entry in group.entries]
 DEFAULTS = (ROOT / "gin" / "defaults.gin").read_text()
 FIELDS = [entry for group in entries.field_groups() for entry in group.entries]
@@ -46,7 +52,7 @@ def test_a_setting_is_described_by_what_the_code_says():
     by_name = {entry.name: entry for entry in (*MACROS, *FIELDS)}
     batch_size = by_name["BATCH_SIZE"]
     assert batch_size.type == "a whole number; above 0"
-    assert batch_size.default == entries.MUST_BE_SET
+    assert batch_size.default == ""
     assert batch_size.others == ("FeedConfig.batch_size",)
     assert batch_size.meaning == "Rows a step, over all hosts and microbatches."
     assert by_name["RANDOM_SEED"].others == ("FeedConfig.seed", "TrainConfig.random_seed")
@@ -77,6 +83,8 @@ def test_the_page_of_commands_has_every_option():
         section = text.split(f"{{ #{name} }}")[1].split("\n## ")[0]
         for action in parser._actions:
             assert all(f"`{option}" in section for option in action.option_strings if action.dest != "help")
+    for spelt in ("`--overfit_one_batch [STEPS]`", "`--text FILE ...`", "`--compare A B`", "`[TEXT ...]`", "`{masks}`"):
+        assert spelt in text
 
 
 # Links
@@ -260,6 +268,57 @@ def test_no_block_of_markdown_ends_up_in_a_paragraph(built):
 @pytest.mark.slow
 def test_a_search_finds_settings_commands_and_errors(site):
     index = json.loads((site / "search" / "search_index.json").read_text())
-    for words in ("BATCH_SIZE", "TransformerConfig.emb_dim", "--overfit_one_batch", "make_masks", "These have no value"):
+    for words in (
+        "BATCH_SIZE",
+        "TransformerConfig.emb_dim",
+        "--overfit_one_batch",
+        "make_masks",
+        "These have no value",
+    ):
         assert any(words in entry["title"] + entry["text"] for entry in index["docs"]), words
     assert not any(entry["location"].startswith("source/") for entry in index["docs"])
+
+
+# Opens pages one after the other in a frame as wide as a phone, and writes down those that are wider.
+PHONE = """<pre id="found"></pre><script>
+const look = (path) => new Promise((done) => {
+  const frame = document.createElement("iframe");
+  Object.assign(frame.style, { width: "390px", height: "844px" });
+  frame.onload = () => setTimeout(() => {
+    const needs = frame.contentDocument.documentElement.scrollWidth;
+    frame.remove();
+    done([path, needs]);
+  }, 500);
+  frame.src = path;
+  document.body.append(frame);
+});
+(async () => {
+  const found = [];
+  for (const path of PAGES) found.push(await look(path));
+  document.getElementById("found").textContent = JSON.stringify(found);
+})();
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def test_no_page_is_wider_than_a_phone(site, built, tmp_path):
+    (site / "phone.html").write_text(PHONE.replace("PAGES", json.dumps(sorted(set(built) - {"404.html"}))))
+    handler = functools.partial(_Quiet, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        flags += "--disable-component-update --disable-sync --virtual-time-budget=200000 --dump-dom"
+        address = f"http://127.0.0.1:{server.server_port}/phone.html"
+        command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path}", address]
+        page = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
+        server.shutdown()
+    (site / "phone.html").unlink()
+    found = json.loads(html.unescape(re.search(r'id="found">(.*?)</pre>', page, re.DOTALL)[1]))
+    assert len(found) == len(built) - 1
+    assert [(path, needs) for path, needs in found if needs > 390] == []
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass

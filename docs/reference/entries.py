@@ -14,7 +14,6 @@ import griffe
 from t5x_mini import config_checks, configurables, gin_files, resources
 
 DEFAULTS = "gin/defaults.gin"
-MUST_BE_SET = "none: a run has to set it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +23,7 @@ class Entry:
     Attributes:
         name: as gin writes it, and its anchor: `BATCH_SIZE`, `FeedConfig.batch_size`.
         type: what it takes, in the words of the error messages.
-        default: as gin writes it.
+        default: as gin writes it; empty where a run has to say.
         meaning: in Markdown; empty where nobody has written one.
         others: of a macro, the fields that it feeds; of a field, the macros that feed it.
     """
@@ -136,7 +135,7 @@ def _fed_by(bindings: list[gin_files.Binding]) -> dict[str, list[str]]:
 
 
 def _macro(name: str, comment: str, value: object, fields: list[str]) -> Entry:
-    default = MUST_BE_SET if value == gin_files.REQUIRED else f"`{value!r}`"
+    default = "" if value == gin_files.REQUIRED else f"`{value!r}`"
     meaning = escaped(comment)
     return Entry(name=name, type=_type(*fields[0].split(".")), default=default, meaning=meaning, others=tuple(fields))
 
@@ -153,7 +152,7 @@ def _default(field: dataclasses.Field) -> str:
     if field.default_factory is not dataclasses.MISSING:
         return f"`{field.default_factory()!r}`"
     if field.default is dataclasses.MISSING:
-        return MUST_BE_SET
+        return ""
     value = field.default
     return f"`@{type(value).__name__}()`" if dataclasses.is_dataclass(value) else f"`{value!r}`"
 

@@ -148,19 +148,25 @@ def _settings(title: str, intro: str, groups: list[entries.Group]) -> str:
 
 
 def _setting(entry: entries.Entry) -> str:
-    facts = [f"**{entry.type}**", f"default {entry.default}"]
+    facts = [f"**{entry.type}**", f"default {entry.default}" if entry.default else "has to be set"]
     if entry.others:
-        feeds = "set by" if entry.name.isupper() is False else "feeds"
-        facts.append(f"{feeds} {', '.join(f'`{other}`' for other in entry.others)}")
-    return f"### `{entry.name}` {{ #{entry.name} }}\n\n{' · '.join(facts)}\n{{ .facts }}\n\n{entry.meaning}"
+        verb = "feeds" if entry.name.isupper() else "set by"
+        facts.append(f"{verb} {', '.join(f'`{other}`' for other in entry.others)}")
+    meaning = entry.meaning[:1].upper() + entry.meaning[1:]
+    return f"### `{entry.name}` {{ #{entry.name} }}\n\n{' · '.join(facts)}\n{{ .facts }}\n\n{meaning}"
 
 
 def _option(command: str, action: argparse.Action) -> str:
-    metavars = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
-    value = " ".join(metavars if any(metavars) else ["{" + ",".join(map(str, action.choices or ())) + "}"])
-    if action.nargs == 0 or value == "{}":
-        value = ""
-    names = [f"{name} {value}".strip() for name in action.option_strings] or [value]
-    anchor = (action.option_strings or [f"--{action.dest}"])[0].partition("=")[0].replace(".", "_")
-    spelt = ", ".join(f"`{name}`" for name in names)
-    return f"{spelt}{{ #{command}{anchor} }}\n:   {entries.escaped(action.help)}"
+    (name,) = action.option_strings or [""]
+    anchor = (name or f"--{action.dest}").partition("=")[0]
+    return f"`{f'{name} {_values(action)}'.strip()}`{{ #{command}{anchor} }}\n:   {entries.escaped(action.help)}"
+
+
+def _values(action: argparse.Action) -> str:
+    """What is written behind an option, or for an argument: `[STEPS]`, `TEXT ...`, `{masks}`."""
+    if action.nargs == 0:
+        return ""
+    if isinstance(action.metavar, tuple):
+        return " ".join(action.metavar)
+    value = action.metavar or "{" + ",".join(action.choices) + "}"
+    return {"?": f"[{value}]", "*": f"[{value} ...]", "+": f"{value} ..."}.get(action.nargs, value)
