@@ -29,6 +29,7 @@ import pages  # noqa: E402
 import source_pages  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 MACROS = [entry for group in entries.macro_groups() for entry in group.entries]
 DEFAULTS = (ROOT / "gin" / "defaults.gin").read_text()
 FIELDS = [entry for group in entries.field_groups() for entry in group.entries]
@@ -300,18 +301,22 @@ const look = (path) => new Promise((done) => {
 </script>"""
 
 
+def _dom(tmp_path, address):
+    """The page at an address as Chromium has it in the end."""
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    flags += "--disable-component-update --disable-sync --virtual-time-budget=200000 --dump-dom"
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path}", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@needs_chromium
 def test_no_page_is_wider_than_a_phone(site, built, tmp_path):
     (site / "phone.html").write_text(PHONE.replace("PAGES", json.dumps(sorted(set(built) - {"404.html"}))))
     handler = functools.partial(_Quiet, directory=site)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        flags += "--disable-component-update --disable-sync --virtual-time-budget=200000 --dump-dom"
-        address = f"http://127.0.0.1:{server.server_port}/phone.html"
-        command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path}", address]
-        page = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
+        page = _dom(tmp_path, f"http://127.0.0.1:{server.server_port}/phone.html")
         server.shutdown()
     (site / "phone.html").unlink()
     found = json.loads(html.unescape(re.search(r'id="found">(.*?)</pre>', page, re.DOTALL)[1]))
@@ -322,3 +327,30 @@ def test_no_page_is_wider_than_a_phone(site, built, tmp_path):
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
+
+
+# What is pasted into the search box, and the section that is looked for.
+PASTED = {
+    "t5x-mini: error: the mesh asks for data=-1, fsdp=1, model=64, but there are 8 devices; the product must be 8": (
+        "troubleshooting.html#-but-there-are--devices-the-product-must-be-"
+    ),
+    "t5x-mini: error: The checkpoint runs/quickstart/checkpoints/120 is damaged:": (
+        "troubleshooting.html#the-checkpoint--is-damaged"
+    ),
+    "t5x-mini: error: t5x.gin, line 1: this is written for T5X and binds classes that don't exist here.": (
+        "troubleshooting.html#this-is-written-for-t5x-and-binds-classes-that-dont-exist-here"
+    ),
+    "--gin.BATCH_SIZE=32": "reference/macros.html#BATCH_SIZE",
+    "emb_dim": "reference/fields.html#TransformerConfig.emb_dim",
+    "t5x-mini train": "reference/commands.html#train",
+}
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("pasted", PASTED)
+def test_a_search_without_a_server_finds_what_was_pasted(site, tmp_path, pasted):
+    page = _dom(tmp_path, f"{(site / 'index.html').as_uri()}?q={urllib.parse.quote(pasted)}")
+    links = [re.sub(r"\?h=[^#]*", "", link) for link in re.findall(r'<a href="(\S*)" class="md-search-result__', page)]
+    # First the page by itself, then its best sections.
+    assert f"{site.as_uri()}/{PASTED[pasted]}" in links[:3]

@@ -12,6 +12,8 @@ from mkdocs.structure.pages import Page
 
 from t5x_mini import cli_options
 
+ERRORS = "troubleshooting.md"
+
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     written = {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
@@ -21,6 +23,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    if page.file.src_uri == ERRORS:
+        page.meta["search"] = {"boost": 3}  # who searches for the words of an error wants it explained
     made_from_repository = not page.file.src_uri.startswith("reference/")
     return source_pages.for_site(page.file.src_uri, markdown) if made_from_repository else markdown
 
