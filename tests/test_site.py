@@ -60,6 +60,9 @@ def test_a_setting_is_described_by_what_the_code_says():
     assert by_name["OBJECTIVE"].default == "`@SpanCorruption()`"
     assert by_name["FeedConfig.batch_size"].others == ("BATCH_SIZE",)
     assert by_name["TransformerConfig.emb_dim"].default == "`512`"
+    assert by_name["RunConfig.optimizer"].default == "`@Adafactor()`"
+    assert by_name["FeedConfig.task_feature_lengths"].default == ""
+    assert "`MODEL_DIR`" in by_name["EVAL_OUTPUT_DIR"].meaning
     assert by_name["LossConfig.normalizing_factor"].type == "a number or a string or `None`"
 
 
@@ -73,6 +76,8 @@ def test_plain_text_is_shown_as_it_is():
     assert entries.escaped(r"(r'x/(.*)', r'y/\1') of `a_b`, <x> and A_B") == (
         r"(r'x/(.\*)', r'y/\\1') of `a_b`, \<x> and A\_B"
     )
+    assert entries.escaped("a\n    [b] *c*\n*d*") == "a\n    [b] *c*\n\\*d\\*"
+    assert entries.escaped("of A_B, and `A_B`", re.compile(r"\b(A_B)\b")) == "of `A_B`, and `A_B`"
 
 
 # Commands

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import griffe
 
@@ -46,37 +46,49 @@ class Group:
 
 def macro_groups() -> list[Group]:
     """The macros, under the headings of `gin/defaults.gin`, in its order."""
-    text = (resources.gin_root() / "defaults.gin").read_text()
-    bindings = list(gin_files.read_file(DEFAULTS, [str(resources.gin_root().parent)]))
+    bindings = _default_bindings()
     values = {binding.name: binding.value for binding in bindings if not binding.owner}
-    fed = _fed_by(bindings)
+    fed: dict[str, list[str]] = {}
+    for binding in bindings:
+        if isinstance(binding.value, gin_files.Macro) and binding.owner:
+            fed.setdefault(binding.value.name, []).append(binding.label)
+    names = re.compile(rf"\b({'|'.join(values)})\b")
     groups = []
-    for heading, comments in _commented(text):
+    for heading, comments in _commented((resources.gin_root() / "defaults.gin").read_text()):
         title, _, rest = heading.partition(". ")
-        entries = tuple(_macro(name, comment, values[name], fed[name]) for name, comment in comments.items())
+        entries = tuple(
+            Entry(
+                name=name,
+                type=_type(*fed[name][0].split(".")),
+                default=_written(values[name]),
+                meaning=escaped(comment, names),
+                others=tuple(fed[name]),
+            )
+            for name, comment in comments.items()
+        )
         groups.append(Group(title=title.rstrip("."), text=escaped(rest), entries=entries))
     return groups
 
 
 def field_groups() -> list[Group]:
-    """The fields that gin can bind, a group a class."""
-    bindings = list(gin_files.read_file(DEFAULTS, [str(resources.gin_root().parent)]))
-    macros = {f"{b.owner}.{b.name}": (b.value.name,) for b in bindings if isinstance(b.value, gin_files.Macro)}
+    """The fields that gin can bind, a group a class. Where `gin/defaults.gin` binds one, its value is the default."""
+    bound = {binding.label: binding.value for binding in _default_bindings()}
     groups = []
-    for name, cls in configurables.configurables().items():
+    for owner, cls in configurables.configurables().items():
         summary, meanings = documented(cls)
         entries = tuple(
-            Entry(
-                name=f"{name}.{field.name}",
-                type=_type(name, field.name),
-                default=_default(field),
-                meaning=escaped(meanings.get(field.name, "")),
-                others=macros.get(f"{name}.{field.name}", ()),
-            )
-            for field in _bindable(name, cls)
+            _field(owner, field, escaped(meanings.get(field.name, "")), bound) for field in _bindable(owner, cls)
         )
-        groups.append(Group(title=name, text=escaped(summary), entries=entries))
+        groups.append(Group(title=owner, text=escaped(summary), entries=entries))
     return groups
+
+
+def _field(owner: str, field: dataclasses.Field, meaning: str, bound: Mapping[str, object]) -> Entry:
+    name, others = f"{owner}.{field.name}", ()
+    value = bound.get(name, _default(field))
+    if isinstance(value, gin_files.Macro) and value != gin_files.REQUIRED:
+        value, others = bound[value.name], (value.name,)
+    return Entry(name=name, type=_type(owner, field.name), default=_written(value), meaning=meaning, others=others)
 
 
 def documented(cls: type) -> tuple[str, dict[str, str]]:
@@ -91,10 +103,22 @@ def documented(cls: type) -> tuple[str, dict[str, str]]:
     return summary, meanings
 
 
-def escaped(text: str) -> str:
-    """Plain text as Markdown that shows it; what stands in backticks is code already."""
-    parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([\\*_<\[])", r"\\\1", part) for part in parts)
+def escaped(text: str, names: re.Pattern | None = None) -> str:
+    """Plain text as Markdown that shows it; what stands in backticks or is indented is code already.
+
+    Args:
+        names: that are code too.
+    """
+
+    def part(plain: str) -> str:
+        if plain.startswith(("`", "    ")):
+            return plain
+        coded = names.split(plain) if names else [plain]
+        coded[::2] = [re.sub(r"([\\*_<\[])", r"\\\1", between) for between in coded[::2]]
+        coded[1::2] = [f"`{name}`" for name in coded[1::2]]
+        return "".join(coded)
+
+    return "".join(map(part, re.split(r"(`[^`]*`|^ {4}.*$)", text, flags=re.MULTILINE)))
 
 
 def _commented(text: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -126,20 +150,6 @@ def _joined(comment: list[str]) -> str:
     return " ".join(line.removeprefix("#").strip() for line in comment)
 
 
-def _fed_by(bindings: list[gin_files.Binding]) -> dict[str, list[str]]:
-    fields: dict[str, list[str]] = {}
-    for binding in bindings:
-        if isinstance(binding.value, gin_files.Macro) and binding.owner:
-            fields.setdefault(binding.value.name, []).append(f"{binding.owner}.{binding.name}")
-    return fields
-
-
-def _macro(name: str, comment: str, value: object, fields: list[str]) -> Entry:
-    default = "" if value == gin_files.REQUIRED else f"`{value!r}`"
-    meaning = escaped(comment)
-    return Entry(name=name, type=_type(*fields[0].split(".")), default=default, meaning=meaning, others=tuple(fields))
-
-
 def _type(owner: str, field: str) -> str:
     words = config_checks.describe(configurables.hints(owner)[field])
     limits = config_checks.limits(owner, field)
@@ -148,13 +158,21 @@ def _type(owner: str, field: str) -> str:
     return f"{coded}; {limits}" if limits else coded
 
 
-def _default(field: dataclasses.Field) -> str:
+def _default_bindings() -> list[gin_files.Binding]:
+    return list(gin_files.read_file(DEFAULTS, [str(resources.gin_root().parent)]))
+
+
+def _default(field: dataclasses.Field) -> object:
     if field.default_factory is not dataclasses.MISSING:
-        return f"`{field.default_factory()!r}`"
-    if field.default is dataclasses.MISSING:
+        return field.default_factory()
+    return gin_files.REQUIRED if field.default is dataclasses.MISSING else field.default
+
+
+def _written(value: object) -> str:
+    if value == gin_files.REQUIRED:
         return ""
-    value = field.default
-    return f"`@{type(value).__name__}()`" if dataclasses.is_dataclass(value) else f"`{value!r}`"
+    made = type(value) in configurables.configurables().values()
+    return f"`@{type(value).__name__}()`" if made else f"`{value!r}`"
 
 
 def _bindable(owner: str, cls: type) -> list[dataclasses.Field]:

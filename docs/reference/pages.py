@@ -104,8 +104,8 @@ def macros() -> str:
 def fields() -> str:
     intro = (
         "Every field that gin can bind, class by class: `TransformerConfig.emb_dim = 768`, or on the command line "
-        "`--gin.TransformerConfig.emb_dim=768`. Where a macro feeds a field, set [the macro](macros.md): its default "
-        "is the one that counts. Tasks and objectives take a name in front, `my_text/PretrainingTask.field = 'body'`."
+        "`--gin.TransformerConfig.emb_dim=768`. Where a macro feeds a field, set "
+        "[the macro](macros.md). Tasks and objectives take a name in front, `my_text/PretrainingTask.field = 'body'`."
     )
     return _settings("Settings: fields", intro, entries.field_groups())
 
