@@ -1,11 +1,14 @@
 """Every command in the README and in docs/ is run, in order, at tiny settings; then what is there for a notebook."""
 
 import contextlib
+import gzip
+import json
 import os
 import pathlib
 import pydoc_data.topics
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -32,7 +35,9 @@ TINY = (
 GLUE = "TRAIN_STEPS_RELATIVE=1 Cosine.warmup_steps=0 BATCH_SIZE=8 EVAL_PERIOD=1 EVAL_STEPS=1 EVAL_LIMIT=8".split()
 
 # What is on the network, which isn't here.
-ELSEWHERE = ("google/", "gs://", "--push_to=", "--task=c4_files")
+ELSEWHERE = ("google/", "gs://", "--push_to=", "me/")
+# A model of the hub, and a folder in its place: the quickstart's, exported.
+FLAN, STAND_IN = "google/flan-t5-small", "flan-t5-small"
 
 
 def blocks(page: pathlib.Path, *languages: str) -> list[str]:
@@ -60,24 +65,42 @@ def quick(tmp_path_factory):
         yield
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch, quick):
-    """A folder with a little text and some pairs, and a cache that already holds a small corpus of documentation."""
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, quick):
+    """A folder for what all pages share: a little text, some pairs, a cache that already holds a small corpus of
+    documentation, the quickstart's run, and its model as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("once")
     text = "\n".join(" ".join(topic.split()) for topic in pydoc_data.topics.topics.values())[:200_000]
     pairs = [f"The house has {i} rooms.\tDas Haus hat {i} Zimmer." for i in range(40)]
-    for folder in ("pairs", "squad"):
-        (tmp_path / folder).mkdir()
+    for name in ("pairs", "squad", "text", "c4/en"):
+        (folder / name).mkdir(parents=True)
     for name in ("train", "dev"):
-        (tmp_path / "pairs" / f"{name}.tsv").write_text("\n".join(["en\tde", *pairs]) + "\n")
+        (folder / "pairs" / f"{name}.tsv").write_text("\n".join(["en\tde", *pairs]) + "\n")
     (rome,) = blocks(ROOT / "docs" / "new_task.md", "json")
     for name in ("train", "dev"):
-        (tmp_path / "squad" / f"{name}.json").write_text(rome)
-    cache = tmp_path / "cache" / "t5x_mini" / "installed_docs" / installed_docs.fingerprint()
-    for folder, names in ((cache, ("train", "validation")), (tmp_path / "text", ("train_1", "held_out"))):
-        folder.mkdir(parents=True)
+        (folder / "squad" / f"{name}.json").write_text(rome)
+    cache = folder / "cache" / "t5x_mini" / "installed_docs" / installed_docs.fingerprint()
+    cache.mkdir(parents=True)
+    for where, names in ((cache, ("train", "validation")), (folder / "text", ("train_1", "held_out"))):
         for name in names:
-            (folder / f"{name}.txt").write_text(text)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+            (where / f"{name}.txt").write_text(text)
+    lines = "".join(json.dumps({"text": line}) + "\n" for line in text.splitlines())
+    for name in ("train.00000-of-01024", "validation.00000-of-00008"):
+        (folder / "c4" / "en" / f"c4-{name}.json.gz").write_bytes(gzip.compress(lines.encode()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.chdir(folder)
+        run("t5x-mini train --gin_file=gin/quickstart.gin")
+        run(f"t5x-mini export --to=hf runs/quickstart {STAND_IN}")
+    return folder
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, once):
+    """A folder of its own for each page, with copies of what is made once."""
+    for name in ("pairs", "squad", "text", "c4", "runs/quickstart", STAND_IN):
+        shutil.copytree(once / name, tmp_path / name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(once / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -86,6 +109,8 @@ def run(command: str) -> None:
     """Runs a command of t5x-mini in this process; what is set in front of it, the test session has set already."""
     words = shlex.split(command)
     words, files = redirected(words[words.index("t5x-mini") + 1 :])
+    if words[0] != "glue":
+        words = [word.replace(FLAN, STAND_IN) for word in words]
     if words[0] != "train" and any(word.removeprefix("--checkpoint=").startswith(ELSEWHERE) for word in words):
         make_parser()[0].parse_args(words)  # at least it is spelt right
         return
@@ -110,11 +135,9 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
         words = [re.sub(r"--seeds=\d+", "--seeds=1", word) for word in arguments if word != "--from_scratch"]
         return [*words, "--tasks=cola,rte", *(f"--gin.{binding}" for binding in GLUE)]
     if arguments[0] == "train":
-        sizes_too = not any("finetune" in argument for argument in arguments)  # or else those of the checkpoint
-        arguments += [
-            f"--gin.{binding}" for binding in TINY if sizes_too or not binding.startswith("TransformerConfig")
-        ]
-        if any("INITIAL_CHECKPOINT_PATH" in word or "then_finetune" in word for word in arguments):
+        goes_on = starts_from_a_checkpoint(arguments)
+        arguments += [f"--gin.{binding}" for binding in TINY if not goes_on or not binding.startswith("TransformerConfig")]
+        if goes_on:  # its sizes are the checkpoint's
             arguments += ["--gin.TRAIN_STEPS=None", "--gin.TRAIN_STEPS_RELATIVE=2"]
         if any("runs/pretrain.gin" in argument for argument in arguments):  # C4 is not here
             arguments += ["--dry_run", "--gin.TransformerConfig.vocab_size=32128"]
@@ -128,9 +151,18 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
         of_slice = ("--slices", "--gin_file=gin/hardware/")
         arguments = [re.sub(r"--topology=\S+", "--topology=cpu", argument) for argument in arguments]
         arguments = [argument for argument in arguments if not argument.startswith(of_slice)]
+        arguments += [f"--gin.{binding}" for binding in TINY if binding.startswith(("TransformerConfig", "BATCH_SIZE"))]
     if arguments[0] == "vocab":  # there is little text here
-        arguments = [re.sub(r"--size=\d+", "--size=500", argument) for argument in arguments]
+        arguments = [re.sub(r"--size=\d{4,}", "--size=500", argument) for argument in arguments]
     return arguments
+
+
+def starts_from_a_checkpoint(arguments: list[str]) -> bool:
+    """Whether a run's words, or the page's own gin files among them, name one."""
+    files = [pathlib.Path(word.removeprefix("--gin_file=")) for word in arguments if word.startswith("--gin_file=")]
+    texts = [path.read_text() for path in files if path.parent == pathlib.Path() and path.is_file()]
+    included = "INITIAL_CHECKPOINT_PATH", "finetune", "flan_"
+    return any(word in text for text in [*arguments, *texts] for word in included)
 
 
 # Most of all pages' time goes into these.
@@ -145,7 +177,7 @@ SLOW = ("checkpoints.md", "reliability.md", "new_task.md", "glue.md", "data.md",
 def test_every_command_of_the_page_runs(page, workplace):
     for language in ("python", "gin"):
         for source in blocks(page, language):
-            (workplace / file_name(source)).write_text(source)
+            (workplace / file_name(source)).write_text(source.replace(FLAN, STAND_IN))
     for command in commands(page):
         subprocess.run(["bash", "-n", "-c", command], check=True)  # shlex reads what a shell would refuse
         if command.startswith("make "):
