@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import json
 import os
 import pathlib
@@ -27,8 +28,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TINY = (
     "TransformerConfig.emb_dim=16 TransformerConfig.num_heads=2 TransformerConfig.head_dim=8 "
     "TransformerConfig.mlp_dim=16 TransformerConfig.num_encoder_layers=1 TransformerConfig.num_decoder_layers=1 "
-    "TRAIN_STEPS=2 BATCH_SIZE=8 EVAL_PERIOD=2 EVAL_STEPS=1 INFER_LIMIT=8 CHECKPOINT_PERIOD=2 Cosine.warmup_steps=1 "
-    "CLOSING_REPORT=False"
+    "TRAIN_STEPS=2 BATCH_SIZE=8 EVAL_PERIOD=2 EVAL_STEPS=1 EVAL_LIMIT=8 INFER_LIMIT=8 CHECKPOINT_PERIOD=2 "
+    "Cosine.warmup_steps=1 CLOSING_REPORT=False"
 ).split()
 
 # Sizes are the checkpoint's.
@@ -90,8 +91,8 @@ def once(tmp_path_factory, quick):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.chdir(folder)
-        run("t5x-mini train --gin_file=gin/quickstart.gin")
-        run(f"t5x-mini export --to=hf runs/quickstart {STAND_IN}")
+        run("t5x-mini train --gin_file=gin/quickstart.gin", folder)
+        run(f"t5x-mini export --to=hf runs/quickstart {STAND_IN}", folder)
     return folder
 
 
@@ -105,14 +106,21 @@ def workplace(tmp_path, monkeypatch, once):
     return tmp_path
 
 
-def run(command: str) -> None:
-    """Runs a command of t5x-mini in this process; what is set in front of it, the test session has set already."""
+def run(command: str, once: pathlib.Path) -> None:
+    """Runs a command of t5x-mini in this process; what is set in front of it, the test session has set already.
+
+    A run that another page has made with the same words is copied from there.
+    """
     words = shlex.split(command)
     words, files = redirected(words[words.index("t5x-mini") + 1 :])
     if words[0] != "glue":
         words = [word.replace(FLAN, STAND_IN) for word in words]
     if words[0] != "train" and any(word.removeprefix("--checkpoint=").startswith(ELSEWHERE) for word in words):
         make_parser()[0].parse_args(words)  # at least it is spelt right
+        return
+    made, kept = model_dir(words), kept_run(words, once)
+    if kept and kept.exists():
+        shutil.copytree(kept, made, dirs_exist_ok=True)
         return
     with contextlib.ExitStack() as stack:
         if "<" in files:
@@ -122,6 +130,23 @@ def run(command: str) -> None:
         # Two steps teach no batch by heart, and it says so.
         expected = 1 if "--overfit_one_batch" in words else 0
         assert cli.main(at_tiny_settings(words)) == expected, command
+    if kept and made.exists():  # not after a dry run
+        shutil.copytree(made, kept)
+
+
+def model_dir(words: list[str]) -> pathlib.Path:
+    given = [word.removeprefix("--gin.MODEL_DIR=") for word in words if word.startswith("--gin.MODEL_DIR=")]
+    return pathlib.Path((given or ["runs/quickstart"])[-1])
+
+
+def kept_run(words: list[str], once: pathlib.Path) -> pathlib.Path | None:
+    """Where a run is kept for other pages, if it follows from its words alone: from the project's own gin files, from
+    no checkpoint, in a folder of its own."""
+    files = [word for word in words if word.startswith("--gin_file=")]
+    foreign = not all(word.startswith("--gin_file=gin/") for word in files) or starts_from_a_checkpoint(words)
+    if words[0] != "train" or foreign or any(word.startswith(("--dry_run", "--overfit")) for word in words):
+        return None
+    return once / "kept" / hashlib.sha256(" ".join(words).encode()).hexdigest()
 
 
 def redirected(words: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -136,7 +161,8 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
         return [*words, "--tasks=cola,rte", *(f"--gin.{binding}" for binding in GLUE)]
     if arguments[0] == "train":
         goes_on = starts_from_a_checkpoint(arguments)
-        arguments += [f"--gin.{binding}" for binding in TINY if not goes_on or not binding.startswith("TransformerConfig")]
+        sizes = "TransformerConfig" if goes_on else ()
+        arguments += [f"--gin.{binding}" for binding in TINY if not binding.startswith(sizes)]
         if goes_on:  # its sizes are the checkpoint's
             arguments += ["--gin.TRAIN_STEPS=None", "--gin.TRAIN_STEPS_RELATIVE=2"]
         if any("runs/pretrain.gin" in argument for argument in arguments):  # C4 is not here
@@ -152,6 +178,8 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
         arguments = [re.sub(r"--topology=\S+", "--topology=cpu", argument) for argument in arguments]
         arguments = [argument for argument in arguments if not argument.startswith(of_slice)]
         arguments += [f"--gin.{binding}" for binding in TINY if binding.startswith(("TransformerConfig", "BATCH_SIZE"))]
+    if arguments[0] == "tokenize":
+        arguments = [*arguments, "--workers=1"]
     if arguments[0] == "vocab":  # there is little text here
         arguments = [re.sub(r"--size=\d{4,}", "--size=500", argument) for argument in arguments]
     return arguments
@@ -174,7 +202,7 @@ SLOW = ("checkpoints.md", "reliability.md", "new_task.md", "glue.md", "data.md",
     [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in PAGES],
     ids=lambda page: page.name,
 )
-def test_every_command_of_the_page_runs(page, workplace):
+def test_every_command_of_the_page_runs(page, workplace, once):
     for language in ("python", "gin"):
         for source in blocks(page, language):
             (workplace / file_name(source)).write_text(source.replace(FLAN, STAND_IN))
@@ -189,7 +217,7 @@ def test_every_command_of_the_page_runs(page, workplace):
                 [sys.executable, *shlex.split(command)[1:]], check=True, env=os.environ | {"PYTHONPATH": ROOT}
             )
         else:
-            run(command)
+            run(command, once)
     if notebook := "\n".join(blocks(page, "py")):  # in a process of its own: transformers keeps what it has loaded
         subprocess.run([sys.executable, "-c", notebook], check=True, env=os.environ | {"PYTHONPATH": ROOT})
 
