@@ -64,14 +64,17 @@ setuptools.setup(
         "cuda": ["jax[cuda13]"],
         "hf": ["datasets>=3", "huggingface_hub>=1"],
         "wandb": ["wandb>=0.19"],
-        # torch and transformers are what the models are compared with. setuptools and wheel: a test builds the wheel
-        # without reaching for the network.
         "docs": DOCS,
+        # torch and transformers are what the models are compared with. setuptools and wheel: a test builds the wheel
+        # without reaching for the network. ipykernel, nbclient and nbformat run the notebook in docs/.
         "dev": [
             *DOCS,
             "huggingface_hub>=1",
             "hypothesis>=6",
+            "ipykernel>=6.29",
             LIBTPU.format("==0.0.52"),  # figures in the tests are this one's
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3",
