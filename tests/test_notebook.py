@@ -30,8 +30,8 @@ def small_corpus(tmp_path, monkeypatch):
 
 def test_every_cell_runs_at_tiny_settings(notebook, tmp_path, small_corpus):
     quick = {name.upper(): str(value) for name, value in tiny_runs.QUICK.items()}
-    compiled = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
-    ran = notebooks.run(notebooks.at_tiny_settings(notebook), tmp_path, **quick, **compiled)
+    one_device = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    ran = notebooks.run(notebooks.at_tiny_settings(notebook), tmp_path, **quick, **one_device)
     assert "accuracy at step 2: " in notebooks.printed(ran, "accuracy")
     assert notebooks.printed(ran, "transformers").count("\n") == 2
 
