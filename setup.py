@@ -66,12 +66,12 @@ setuptools.setup(
         "wandb": ["wandb>=0.19"],
         "docs": DOCS,
         # torch and transformers are what the models are compared with. setuptools and wheel: a test builds the wheel
-        # without reaching for the network. ipykernel, nbclient and nbformat run the notebook in docs/.
+        # without reaching for the network.
         "dev": [
             *DOCS,
             "huggingface_hub>=1",
             "hypothesis>=6",
-            "ipykernel>=6.29",
+            "ipykernel>=6.29",  # it, nbclient and nbformat run the notebook in docs/
             LIBTPU.format("==0.0.52"),  # figures in the tests are this one's
             "nbclient>=0.10",
             "nbformat>=5.10",
