@@ -30,6 +30,8 @@ class Study:
         seeds: each cell is trained with RANDOM_SEED 0 up to this number.
         match: `flops` gives each cell as many steps as cost what TRAIN_STEPS of the first cell do, counted by
             `train/flops.py`; `steps` gives all TRAIN_STEPS.
+        compare_losses_along: axes whose choices leave what is to be predicted as it is, so that held-out losses compare
+            too; those of cells among the `exceptions` don't.
         reference: somebody else's scores of the cells, `{'denoising, causal LM': {'GLUE': 74.7}}`; the first score of
             each is what orderings are compared by.
         reference_name: whose: `'Raffel et al. 2020, table 2'`.
@@ -43,6 +45,7 @@ class Study:
     exceptions: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     seeds: int = 3
     match: Literal["flops", "steps"] = "flops"
+    compare_losses_along: tuple[str, ...] = ()
     reference: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     reference_name: str = ""
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -54,6 +57,11 @@ class Study:
                 f"Study.axes must have an axis, and each axis a choice; found {dict(self.axes)}. Write {_EXAMPLE}."
             )
         names = cell_names(self.axes)
+        for axis in self.compare_losses_along:
+            if axis not in self.axes:
+                raise UserError(
+                    f"Study.compare_losses_along names {axis!r}, which is no axis. There is {', '.join(self.axes)}."
+                )
         for field in ("exceptions", "reference", "notes"):
             for name in getattr(self, field):
                 if name not in names:

@@ -14,7 +14,7 @@ from t5x_mini.train.metrics import LOSS
 
 AVERAGE = "average"
 _LAST_SHARE = 0.05  # of the steps: what the training loss is the mean of
-_TRAINING_LOSS, _HELD_OUT_LOSS = "training loss", "held-out loss"
+TRAINING_LOSS, HELD_OUT_LOSS = LOSSES = ("training loss", "held-out loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def over_seeds(outcomes: Sequence[Outcome], cell: str) -> dict[str, Spread]:
     for outcome in outcomes:
         if outcome.cell != cell:
             continue
-        losses = {_TRAINING_LOSS: outcome.training_loss, _HELD_OUT_LOSS: outcome.held_out_loss}
+        losses = {TRAINING_LOSS: outcome.training_loss, HELD_OUT_LOSS: outcome.held_out_loss}
         for name, value in {**losses, **outcome.values}.items():
             if value is not None:
                 found.setdefault(name, []).append(value)

@@ -50,9 +50,9 @@ def _sections(report: Report, pictures: Sequence[Path], command: str) -> list[Ht
     if report.orderings:
         head, *rows = report_module.ordering_lines(report)
         explained = (
-            "Pairs of cells that differ in one choice. An ordering is reproduced, or reversed, where the averages are "
-            "further apart than twice the standard error of their difference; not judged where a cell is not above "
-            "chance by twice its spread."
+            "Pairs of cells that differ in one choice. An ordering is reproduced, or reversed, where the two are "
+            "further apart here than twice the standard error of their difference; not judged where the scores of one "
+            "of them are not above chance by twice their spread."
         )
         sections.append(_section("Orderings", element("p", explained, class_="note"), table(head, rows, "orderings")))
     settings = [[cell.name, " ".join(cell.settings)] for cell in report.cells]

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from t5x_mini.glue.benchmark import title
 from t5x_mini.study.cells import Cell
 from t5x_mini.study.outcomes import AVERAGE
 from t5x_mini.study.report import Report
@@ -48,7 +49,7 @@ def scores(report: Report) -> Figure:
             axis.plot(spread.values, [row] * len(spread.values), ".", color=colour, alpha=0.45, markersize=7)
             error = 0.0 if math.isnan(spread.deviation) else spread.deviation
             axis.errorbar(spread.mean, row, xerr=error, fmt="D", color=colour, markersize=5, capsize=3)
-        axis.set_title(name, fontsize=10)
+        axis.set_title(title(name), fontsize=10)
         axis.set_xlabel("per cent")
     for name in reference:
         for row, cell in enumerate(report.cells):

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_mini import text_table
+from t5x_mini.glue.benchmark import title
 from t5x_mini.study import outcomes as outcomes_module
 from t5x_mini.study.cells import Cell
 from t5x_mini.study.config import Study
 from t5x_mini.study.orderings import Ordering, in_words, orderings
-from t5x_mini.study.outcomes import AVERAGE, Outcome, Spread
+from t5x_mini.study.outcomes import AVERAGE, LOSSES, Outcome, Spread
 
-LOSSES = ("training loss", "held-out loss")
 _NONE = "–"
 
 
@@ -55,7 +55,7 @@ class Report:
     @property
     def orderings(self) -> list[Ordering]:
         choices = {cell.name: cell.choices for cell in self.cells}
-        return orderings(choices, self.found, self.study.reference, self.average_chance)
+        return orderings(self.study, choices, self.found, self.average_chance)
 
     @property
     def reference_columns(self) -> list[str]:
@@ -75,7 +75,7 @@ def lines(report: Report, reference: Sequence[str], tasks: bool = True) -> list[
     """The table: a line a cell, means and standard deviations over seeds, then these columns of the reference."""
     values = [name for name in LOSSES if any(name in found for found in report.found.values())]
     scores = [AVERAGE, *(report.tasks if tasks else [])] if report.tasks else []
-    head = [*report.study.axes, "parameters", "steps", "FLOPs", *values, *scores, *reference]
+    head = [*report.study.axes, "parameters", "steps", "FLOPs", *values, *map(title, scores), *reference]
     made = [head, *(_line(report, cell, [*values, *scores], reference) for cell in report.cells)]
     if scores:
         chance = [_one(report.average_chance), *(_one(report.chance.get(task)) for task in scores[1:])]
@@ -125,8 +125,9 @@ def notes(report: Report) -> list[str]:
         made.append(f"* not above chance by twice the spread, so that nothing can be concluded: {'; '.join(doubtful)}.")
     if report.study.reference_name and report.reference_columns:
         made.append(f"{', '.join(report.reference_columns)} are those of {report.study.reference_name}.")
-    if report.orderings:
-        made.append(f"By the average, beside {report.reference_columns[0]} there: {in_words(report.orderings)}.")
+    for by in dict.fromkeys(one.by for one in report.orderings):
+        judged = in_words([one for one in report.orderings if one.by == by])
+        made.append(f"By the {by}, beside {report.reference_columns[0]} there: {judged}.")
     return made
 
 
@@ -145,11 +146,11 @@ def size_in_words(report: Report) -> str:
 
 def ordering_lines(report: Report) -> list[list[str]]:
     """The table of orderings."""
-    head = ["differ in", "above there", "below there", "apart there", "apart here", "verdict"]
+    head = ["differ in", "above there", "below there", "apart there", "compared by", "apart here", "verdict"]
     return [
         head,
         *(
-            [one.axis, one.better, one.worse, f"{one.reference:+.2f}", _apart(one), one.verdict]
+            [one.axis, one.better, one.worse, f"{one.reference:+.2f}", one.by, _apart(one), one.verdict]
             for one in report.orderings
         ),
     ]
@@ -157,7 +158,9 @@ def ordering_lines(report: Report) -> list[list[str]]:
 
 def to_json(report: Report) -> str:
     """All of it, from which `from_json` makes the report again."""
-    return json.dumps(dataclasses.asdict(report), indent=1) + "\n"
+    found = dataclasses.asdict(report)
+    outcomes = ",\n  ".join(json.dumps(outcome) for outcome in found.pop("outcomes"))  # a line each
+    return json.dumps(found, indent=1).removesuffix("\n}") + f',\n "outcomes": [\n  {outcomes}\n ]\n}}\n'
 
 
 def from_json(text: str) -> Report:
@@ -170,7 +173,8 @@ def from_json(text: str) -> Report:
 
 
 def _apart(one: Ordering) -> str:
-    return f"{one.here:+.1f}" if math.isnan(one.error) else f"{one.here:+.1f} ± {one.error:.1f}"
+    digits = 3 if one.by in LOSSES else 1
+    return f"{one.here:+.{digits}f}" + ("" if math.isnan(one.error) else f" ± {one.error:.{digits}f}")
 
 
 def _one(value: float | None) -> str:

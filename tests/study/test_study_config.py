@@ -40,3 +40,8 @@ def test_a_misspelt_field_is_refused_with_the_closest(tmp_path):
     (tmp_path / "typo.gin").write_text("Study.seed = 2\n")
     with pytest.raises(UserError, match="Study has no field seed; did you mean seeds?"):
         config.load_study([str(tmp_path / "typo.gin")])
+
+
+def test_losses_are_compared_along_axes_that_are_there():
+    with pytest.raises(UserError, match="compare_losses_along names 'size', which is no axis. There is objective"):
+        Study(pretraining=("gin/quickstart.gin",), axes=AXES, compare_losses_along=("size",))

@@ -35,7 +35,7 @@ def test_an_average_is_t5s_the_mean_over_tasks_of_the_mean_over_metrics():
 
 
 def test_pairs_that_differ_in_one_choice_are_ordered_and_judged():
-    found = {(one.better, one.worse): one for one in REPORT.orderings}
+    found = {(one.better, one.worse): one for one in REPORT.orderings if one.by == AVERAGE}
     assert len(found) == 4  # of six pairs, two differ in both choices
     far = found["denoising, enc-dec", "denoising, causal <LM>"]
     assert (far.axis, far.verdict, far.here) == ("architecture", "reproduced", pytest.approx(10.0))
@@ -43,7 +43,23 @@ def test_pairs_that_differ_in_one_choice_are_ordered_and_judged():
     assert found["denoising, enc-dec", "LM, enc-dec"].verdict == "reversed"
     assert found["LM, enc-dec", "LM, causal <LM>"].verdict == "not judged", "one of them is not above chance"
     words = "1 of 4 orderings reproduced, 1 reversed, 2 not judged"
-    assert in_words(REPORT.orderings) == words
+    assert in_words(list(found.values())) == words
+
+
+def test_held_out_losses_are_compared_where_they_can_be():
+    study = dataclasses.replace(
+        REPORT.study, compare_losses_along=("architecture",), exceptions={"LM, causal <LM>": ("OBJECTIVE=@CausalLM()",)}
+    )
+    losses = {"denoising, enc-dec": 1.0, "denoising, causal <LM>": 1.2}
+    outcomes = [
+        dataclasses.replace(outcome, held_out_loss=losses.get(outcome.cell, 1.5) + outcome.seed / 100)
+        for outcome in REPORT.outcomes
+    ]
+    report = dataclasses.replace(REPORT, study=study, outcomes=outcomes)
+    (one,) = (one for one in report.orderings if one.by == "held-out loss")
+    assert (one.better, one.worse, one.verdict) == ("denoising, enc-dec", "denoising, causal <LM>", "reproduced")
+    assert one.here == pytest.approx(0.2) and one.error == pytest.approx(0.01 * math.sqrt(2 / 3))
+    assert "By the held-out loss, beside GLUE there: 1 of 1 orderings reproduced." in report_module.as_text(report)
 
 
 def test_close_ones_and_single_seeds_decide_nothing():
