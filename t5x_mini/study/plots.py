@@ -55,7 +55,7 @@ def scores(report: Report) -> Figure:
         for row, cell in enumerate(report.cells):
             value = report.study.reference.get(cell.name, {}).get(name, math.nan)
             axes[-1].plot(value, row, "D", color=_colour(report, cell), markerfacecolor="none")
-        axes[-1].set_title(f"{name} in {report.study.reference_name}", fontsize=10)
+        axes[-1].set_title(f"{name}\n{report.study.reference_name}", fontsize=10)
     for axis in axes:
         axis.grid(axis="x", color="#e4e7eb")
         axis.spines[["top", "right"]].set_visible(False)
