@@ -178,6 +178,8 @@ def at_tiny_settings(arguments: list[str]) -> list[str]:
         arguments = [re.sub(r"--topology=\S+", "--topology=cpu", argument) for argument in arguments]
         arguments = [argument for argument in arguments if not argument.startswith(of_slice)]
         arguments += [f"--gin.{binding}" for binding in TINY if binding.startswith(("TransformerConfig", "BATCH_SIZE"))]
+    if arguments[0] == "study":  # tests/study makes one
+        arguments = [*arguments, "--dry_run"]
     if arguments[0] == "tokenize":
         arguments = [*arguments, "--workers=1"]
     if arguments[0] == "vocab":  # there is little text here
