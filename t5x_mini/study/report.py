@@ -144,6 +144,11 @@ def size_in_words(report: Report) -> str:
     )
 
 
+def orderings_as_markdown(report: Report) -> str:
+    """The table of orderings, for a page."""
+    return text_table.markdown(ordering_lines(report), left=3)
+
+
 def ordering_lines(report: Report) -> list[list[str]]:
     """The table of orderings."""
     head = ["differ in", "above there", "below there", "apart there", "compared by", "apart here", "verdict"]
@@ -166,10 +171,22 @@ def to_json(report: Report) -> str:
 def from_json(text: str) -> Report:
     """What `to_json` wrote."""
     kept: dict[str, Any] = json.loads(text)
-    study = {name: tuple(value) if isinstance(value, list) else value for name, value in kept["study"].items()}
     found = [outcome | {"curve": [tuple(point) for point in outcome["curve"]]} for outcome in kept["outcomes"]]
     cells = [Cell(**cell | {"settings": tuple(cell["settings"])}) for cell in kept["cells"]]
-    return Report(Study(**study), cells, [Outcome(**outcome) for outcome in found], kept["chance"], kept["facts"])
+    return Report(
+        Study(**_with_tuples(kept["study"])),
+        cells,
+        [Outcome(**outcome) for outcome in found],
+        kept["chance"],
+        kept["facts"],
+    )
+
+
+def _with_tuples(value: Any) -> Any:
+    """Tuples for JSON's lists, at any depth."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(part) for name, part in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _apart(one: Ordering) -> str:

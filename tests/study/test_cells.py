@@ -108,7 +108,14 @@ def test_cells_that_would_share_a_folder_are_refused():
 
 
 def test_the_papers_ablations_are_there():
-    assert STUDIES == ["architectures", "architectures_c4", "corruption_rate", "multi_task", "objectives", "span_length"]
+    assert STUDIES == [
+        "architectures",
+        "architectures_c4",
+        "corruption_rate",
+        "multi_task",
+        "objectives",
+        "span_length",
+    ]
 
 
 @pytest.mark.parametrize("name", STUDIES)
