@@ -1,4 +1,4 @@
-"""Every command in the README and in docs/ is run, in order, at tiny settings; then what is there for a notebook."""
+"""Every command of the pages for people is run, in order, at tiny settings; then what is there for a notebook."""
 
 import contextlib
 import gzip
@@ -23,7 +23,7 @@ from t5x_mini.commands.parser import make_parser
 from t5x_mini.tasks import installed_docs, objective_mixtures
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 TINY = (
     "TransformerConfig.emb_dim=16 TransformerConfig.num_heads=2 TransformerConfig.head_dim=8 "
@@ -149,6 +149,17 @@ def kept_run(words: list[str], once: pathlib.Path) -> pathlib.Path | None:
     return once / "kept" / hashlib.sha256(" ".join(words).encode()).hexdigest()
 
 
+def run_python(words: list[str]) -> None:
+    """Runs a Python program; of the repository's tests and benchmarks, only asks whether there are such ones."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if words[:2] == ["-m", "pytest"]:
+        subprocess.run([sys.executable, *words, "--collect-only", "-q"], check=True, cwd=ROOT)
+    elif words[0].startswith("benchmarks/"):
+        subprocess.run([sys.executable, *words, "--help"], check=True, cwd=ROOT, env=environment)
+    else:
+        subprocess.run([sys.executable, *words], check=True, env=environment)
+
+
 def redirected(words: list[str]) -> tuple[list[str], dict[str, str]]:
     """The words in front of `< questions.txt > answers.txt`, and the files by these marks."""
     ends = [place for place, word in enumerate(words) if word in "<>"]
@@ -196,7 +207,16 @@ def starts_from_a_checkpoint(arguments: list[str]) -> bool:
 
 
 # Most of all pages' time goes into these.
-SLOW = ("checkpoints.md", "reliability.md", "new_task.md", "glue.md", "data.md", "looking.md", "decoding.md")
+SLOW = (
+    "CONTRIBUTING.md",
+    "checkpoints.md",
+    "reliability.md",
+    "new_task.md",
+    "glue.md",
+    "data.md",
+    "looking.md",
+    "decoding.md",
+)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +235,7 @@ def test_every_command_of_the_page_runs(page, workplace, once):
         elif command.startswith("printf "):
             subprocess.run(["bash", "-c", command], check=True)
         elif command.startswith("python "):
-            subprocess.run(
-                [sys.executable, *shlex.split(command)[1:]], check=True, env=os.environ | {"PYTHONPATH": ROOT}
-            )
+            run_python(shlex.split(command)[1:])
         else:
             run(command, once)
     if notebook := "\n".join(blocks(page, "py")):  # in a process of its own: transformers keeps what it has loaded
