@@ -18,7 +18,8 @@ import urllib.parse
 import pytest
 import yaml
 
-from t5x_mini import cli_options, configurables
+from t5x_mini import configurables
+from t5x_mini.commands.parser import make_parser
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs" / "reference"))
@@ -85,7 +86,7 @@ def test_plain_text_is_shown_as_it_is():
 
 def test_the_page_of_commands_has_every_option():
     text = pages.commands()
-    for name, parser in cli_options.make_parser()[1].items():
+    for name, parser in make_parser()[1].items():
         section = text.split(f"{{ #{name} }}")[1].split("\n## ")[0]
         for action in parser._actions:
             assert all(f"`{option}" in section for option in action.option_strings if action.dest != "help")

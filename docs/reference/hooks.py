@@ -10,7 +10,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from t5x_mini import cli_options
+from t5x_mini.commands.parser import COMMANDS
 
 ERRORS = "troubleshooting.md"
 
@@ -36,4 +36,4 @@ def on_page_content(html: str, page: Page, **_: object) -> str:
 def _known() -> dict[str, str]:
     macros = {entry.name for group in entries.macro_groups() for entry in group.entries}
     fields = {entry.name for group in entries.field_groups() for entry in group.entries}
-    return cross_links.targets(macros, fields, set(cli_options.COMMANDS))
+    return cross_links.targets(macros, fields, set(COMMANDS))

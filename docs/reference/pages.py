@@ -7,7 +7,7 @@ import textwrap
 
 import entries
 
-from t5x_mini import cli_options
+from t5x_mini.commands.parser import COMMANDS, make_parser
 
 # What a user would import, by page: the title, and the modules with the members that are shown (None: all public ones).
 API = {
@@ -112,16 +112,16 @@ def fields() -> str:
 
 def commands() -> str:
     """Each command as its `--help` says it."""
-    _, parsers = cli_options.make_parser()
+    _, parsers = make_parser()
     parts = [
         "# Commands",
         "What `t5x-mini <command> --help` says. Every setting is `--gin.NAME=VALUE` on the command line: "
         "[macros](macros.md) and [fields](fields.md).",
     ]
-    for name, (summary, description, examples) in cli_options.COMMANDS.items():
-        lines = textwrap.dedent(examples.removeprefix("examples:\n"))
-        parts += [f"## `t5x-mini {name}` {{ #{name} }}", f"*{entries.escaped(summary)}*{{ .summary }}"]
-        parts += [entries.escaped(description), f"```bash\n{lines}\n```"]
+    for name, command in COMMANDS.items():
+        lines = textwrap.dedent(command.examples.removeprefix("examples:\n"))
+        parts += [f"## `t5x-mini {name}` {{ #{name} }}", f"*{entries.escaped(command.summary)}*{{ .summary }}"]
+        parts += [entries.escaped(command.description), f"```bash\n{lines}\n```"]
         for group in parsers[name]._action_groups:
             actions = [action for action in group._group_actions if action.dest != "help"]
             if actions and group.description:
