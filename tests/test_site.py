@@ -17,6 +17,7 @@ import urllib.parse
 
 import pytest
 import yaml
+from pymdownx import slugs
 
 from t5x_mini import configurables
 from t5x_mini.commands.parser import make_parser
@@ -30,6 +31,7 @@ import pages  # noqa: E402
 import source_pages  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+slugify = slugs.slugify(case="lower")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 MACROS = [entry for group in entries.macro_groups() for entry in group.entries]
 DEFAULTS = (ROOT / "gin" / "defaults.gin").read_text()
@@ -160,7 +162,20 @@ def test_every_error_that_is_explained_is_one_of_the_program():
     assert [fragment for fragment in fragments if fragment not in said] == []
 
 
-# Navigation
+# Anchors and navigation
+
+
+def _anchors(page):
+    """Of the headings of a page in `docs/`, as the site makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {slugify(re.sub(r"\[(.*?)\]\(.*?\)|`", r"\1", heading), "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_links_between_pages_lead_to_headings(page):
+    for target, anchor in re.findall(r"\]\(([\w/.-]*\.md)?#([^)]+)\)", page.read_text()):
+        assert anchor in _anchors(page.parent / target if target else page), f"{target}#{anchor}"
 
 
 def _pages_of(nav):
