@@ -206,7 +206,7 @@ def starts_from_a_checkpoint(arguments: list[str]) -> bool:
     return any(word in text for text in [*arguments, *texts] for word in included)
 
 
-# Most of all pages' time goes into these, which train what no other page does: a step takes seconds to compile.
+# These train what no other page does (ten seconds of CPU, to compile the step), or load transformers.
 SLOW = (
     "CONTRIBUTING.md",
     "checkpoints.md",
@@ -215,10 +215,12 @@ SLOW = (
     "debugging.md",
     "decoding.md",
     "glue.md",
+    "install.md",
     "looking.md",
     "masks.md",
     "new_task.md",
     "pretrain_c4.md",
+    "sharing.md",
     "translation.md",
 )
 
