@@ -92,7 +92,8 @@ def _checked(command: str) -> str:
 
 
 def _as_seen(text: str) -> str:
-    """Without what a terminal would have overwritten."""
+    """What a terminal shows in the end: without what was written over, and without bars below a bar."""
+    text = re.sub(r"\n\r?[^\n]*\x1b\[A", "", text)
     return "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))
 
 
@@ -103,11 +104,11 @@ def _keep_outputs() -> None:
         made = run(strict(notebook), pathlib.Path(folder), JAX_PLATFORMS="cpu")
     for cell, ran in zip(notebook.cells, made.cells, strict=True):
         if cell.cell_type == "code":
-            # Warnings are those of this machine.
-            cell.outputs = [output for output in ran.outputs if output.output_type != "stream" or _is_printed(output)]
+            # Without warnings, which are those of this machine, and with all that was printed in one piece.
+            shown = _as_seen("".join(output.text for output in filter(_is_printed, ran.outputs)))
+            cell.outputs = [output for output in ran.outputs if output.output_type != "stream"]
+            cell.outputs[:0] = [nbformat.v4.new_output("stream", text=shown)] if shown else []
             cell.execution_count = ran.execution_count
-            for output in filter(_is_printed, cell.outputs):
-                output.text = _as_seen(output.text)
     nbformat.write(notebook, NOTEBOOK)
 
 
