@@ -157,6 +157,7 @@ def _sigterm_raises() -> Iterator[None]:
     """As Ctrl-C does by itself, so that the runs are told to save and stop."""
 
     def stop(number: int, _: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # some send it twice, and the runs need their time to save
         raise Terminated("SIGTERM: the study stopped, and its runs have saved what they had.", number)
 
     before = signal.signal(signal.SIGTERM, stop)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = pathlib.Path(__file__).parents[2]
 STUDY = """include 'gin/studies/tiny_world.gin'
@@ -53,7 +53,7 @@ def test_a_study_is_made_killed_gone_on_with_and_read(start, tmp_path):
     assert "Go on with the same command" in process.stdout.read()
 
     process = start()
-    out = process.communicate(timeout=400)[0]
+    out = process.communicate(timeout=900)[0]
     assert process.returncode == 0, out
     assert "2 of 2 finished" in out and "masks" not in out.splitlines()[0]
     found = json.loads((marks / "results.json").read_text())
@@ -63,11 +63,12 @@ def test_a_study_is_made_killed_gone_on_with_and_read(start, tmp_path):
     assert "74.70" in page and page.count("data:image/png;base64,") == 2
     assert "one seed" not in page and "| mask | parameters |" in (marks / "table.md").read_text()
 
-    began = time.monotonic()
+    began = time.time()
     again = start()
-    out = again.communicate(timeout=100)[0]
-    assert again.returncode == 0 and "2 of 2 are finished already" in out and time.monotonic() - began < 100
+    out = again.communicate(timeout=300)[0]
+    assert again.returncode == 0 and "2 of 2 are finished already" in out
+    assert (marks / "prefix" / "seed0" / "pretraining" / "metrics.jsonl").stat().st_mtime < began, "made again"
 
     other = start("--pretraining=BATCH_SIZE=4")
-    out = other.communicate(timeout=100)[0]
+    out = other.communicate(timeout=300)[0]
     assert other.returncode == 1 and "was begun with other settings" in out and "FeedConfig.batch_size: 8 then" in out
