@@ -29,7 +29,9 @@ def test_an_encoders_are_what_cross_attention_reads():
     batch = tiny.batch("encoder_decoder", [([5, 6, 7], [8]), ([8], [9])], inputs=4)
 
     def expected(params):
-        return transformer.bind(config, params).encode(batch, make_masks(config.architecture, batch))
+        return transformer.bind(config, params).encode(
+            batch["encoder_input_tokens"], make_masks(config.architecture, batch).encoder
+        )
 
     np.testing.assert_allclose(vectors(config, INPUTS), quick(expected)(tiny.params(config)), rtol=1e-5, atol=1e-6)
 

@@ -224,7 +224,7 @@ def test_bfloat16_is_of_activations_alone():
     model = transformer.bind(config, params)
     masks = transformer.make_masks("encoder_decoder", batch)
     assert {param.dtype for param in params.values()} == {jnp.dtype("float32")}
-    assert jax.eval_shape(model.encode, batch, masks).dtype == jnp.bfloat16
+    assert jax.eval_shape(model.encode, batch["encoder_input_tokens"], masks.encoder).dtype == jnp.bfloat16
     assert jax.eval_shape(model, batch).dtype == jnp.float32
 
 

@@ -57,7 +57,7 @@ def test_the_runs_objective_is_that_of_tasks_that_name_none():
     known = registry.definitions(feed(text("mine"), own, objective=OBJECTIVE))
     objectives = {name: definition.objective for name, definition in known.items() if hasattr(definition, "objective")}
     assert objectives == {
-        **dict.fromkeys(["installed_docs", "c4", "mine"], OBJECTIVE),
+        **dict.fromkeys(["installed_docs", "tiny_world", "c4", "mine"], OBJECTIVE),
         **dict.fromkeys(["installed_docs_span_corruption", "c4_span_corruption"], SpanCorruption()),
         "own": SpanCorruption(mean_span=5.0),
     }
