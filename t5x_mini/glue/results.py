@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t5x_mini.checkpoint.steps import FOLDER, best_step, steps_of
 from t5x_mini.errors import UserError
+from t5x_mini.evaluate.inference_files import without_nan
 from t5x_mini.glue import table
 from t5x_mini.glue.plan import Finetuning
 from t5x_mini.glue.table import Outcome, Row, Scores
@@ -72,7 +72,8 @@ def write_table(rows: Sequence[Row], outcomes: Sequence[Outcome], chance: Scores
 
 def _row(row: Row) -> dict:
     cells = {
-        name: {"mean": cell.mean, "spread": cell.spread, **dataclasses.asdict(cell)} for name, cell in row.cells.items()
+        name: {"mean": cell.mean, "spread": without_nan(cell.deviation), "values": cell.values}
+        for name, cell in row.cells.items()
     }
     return {"task": row.task, "metric": row.metric, **cells}
 

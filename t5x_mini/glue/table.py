@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 
 from t5x_mini import text_table
 from t5x_mini.evaluate.results import Results
+from t5x_mini.evaluate.spread import Spread
 from t5x_mini.glue import benchmark
 from t5x_mini.glue.plan import Finetuning
 
@@ -37,31 +37,12 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-    """Values over seeds, in per cent."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation over seeds (n - 1); None for one seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
-
-
-@dataclasses.dataclass(frozen=True)
 class Row:
     """A line of the table: a task's metric, or an average (then `metric` is '')."""
 
     task: str
     metric: str
-    cells: Mapping[str, Cell]
+    cells: Mapping[str, Spread]
 
 
 def rows(outcomes: Sequence[Outcome], chance: Scores) -> list[Row]:
@@ -95,7 +76,10 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def _lines(rows: Sequence[Row], head: tuple[str, str]) -> list[list[str]]:
-    return [[*head, *rows[-1].cells], *([row.task, row.metric, *map(str, row.cells.values())] for row in rows)]
+    return [
+        [*head, *rows[-1].cells],
+        *([row.task, row.metric, *(cell.text() for cell in row.cells.values())] for row in rows),
+    ]
 
 
 def comparison(rows: Sequence[Row]) -> str:
@@ -109,7 +93,7 @@ def comparison(rows: Sequence[Row]) -> str:
         if cell is pretrained:
             continue
         line = f"pretrained - {name}: {pretrained.mean - cell.mean:+.1f}"
-        spreads = [other.spread for other in (pretrained, cell) if other.spread is not None]
+        spreads = [other.deviation for other in (pretrained, cell) if not math.isnan(other.deviation)]
         if spreads and max(spreads) > 0:
             times = (pretrained.mean - cell.mean) / max(spreads)
             line += f", {times:.1f} times the spread over seeds ({max(spreads):.1f})"
@@ -125,14 +109,14 @@ def _by_seed(outcomes: Sequence[Outcome], tasks: Scores) -> dict[int, dict[str, 
     return {seed: scores for seed, scores in found.items() if scores.keys() >= tasks.keys()}
 
 
-def _cells(columns: Mapping[str, Sequence[Scores]], task: str, metric: str) -> dict[str, Cell]:
-    return {name: Cell(tuple(_or_zero(scores[task][metric]) for scores in seeds)) for name, seeds in columns.items()}
+def _cells(columns: Mapping[str, Sequence[Scores]], task: str, metric: str) -> dict[str, Spread]:
+    return {name: Spread(tuple(_or_zero(scores[task][metric]) for scores in seeds)) for name, seeds in columns.items()}
 
 
 def _average(columns: Mapping[str, Sequence[Scores]]) -> Row:
     averages = {name: [Results(0, "", {}, scores).averages for scores in seeds] for name, seeds in columns.items()}
     kind = next(kind for kind in _AVERAGES if kind in averages["chance"][0])
-    cells = {name: Cell(tuple(found[kind] for found in seeds)) for name, seeds in averages.items()}
+    cells = {name: Spread(tuple(found[kind] for found in seeds)) for name, seeds in averages.items()}
     return Row(_AVERAGES[kind], "", cells)
 
 

@@ -9,8 +9,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from t5x_mini.evaluate.spread import Spread
 from t5x_mini.study.config import Study
-from t5x_mini.study.outcomes import AVERAGE, HELD_OUT_LOSS, Spread
+from t5x_mini.study.outcomes import AVERAGE, HELD_OUT_LOSS
 
 Verdict = Literal["reproduced", "reversed", "undecided", "not judged"]
 Found = Mapping[str, Mapping[str, Spread]]

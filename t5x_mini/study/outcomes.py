@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from t5x_mini.evaluate.results import Results
+from t5x_mini.evaluate.spread import Spread
 from t5x_mini.report.run_data import RunData, read_run
 from t5x_mini.study.cells import Trial
 from t5x_mini.train.metrics import LOSS
@@ -44,30 +45,6 @@ class Outcome:
             return {}
         tasks = {task: statistics.fmean(metrics.values()) for task, metrics in self.scores.items()}
         return {AVERAGE: Results(0, "", {}, self.scores).averages[AVERAGE], **tasks}
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Values over seeds."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def deviation(self) -> float:
-        """Standard deviation over seeds (n - 1); NaN for one seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
-
-    def is_above(self, chance: float) -> bool:
-        """Whether the mean is above chance by more than twice the spread. Of one seed nobody knows."""
-        return self.mean - chance > 2 * self.deviation  # False for NaN
-
-    def text(self, digits: int) -> str:
-        mean = f"{self.mean:.{digits}f}"
-        return mean if math.isnan(self.deviation) else f"{mean} ± {self.deviation:.{digits}f}"
 
 
 def read_outcome(trial: Trial) -> Outcome:

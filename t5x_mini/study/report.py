@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_mini import text_table
+from t5x_mini.evaluate.spread import Spread
 from t5x_mini.glue.benchmark import title
 from t5x_mini.study import outcomes as outcomes_module
 from t5x_mini.study.cells import Cell
 from t5x_mini.study.config import Study
 from t5x_mini.study.orderings import Ordering, in_words, orderings
-from t5x_mini.study.outcomes import AVERAGE, LOSSES, Outcome, Spread
+from t5x_mini.study.outcomes import AVERAGE, LOSSES, Outcome
 
 _NONE = "–"
 

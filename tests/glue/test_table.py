@@ -6,6 +6,7 @@ import statistics
 import pytest
 
 from t5x_mini.evaluate.metrics import glue_average
+from t5x_mini.evaluate.spread import Spread
 from t5x_mini.glue import benchmark, plan, table
 
 COLA, RTE = "glue_cola_v002", "glue_rte_v002"
@@ -67,10 +68,10 @@ def test_all_of_glue_has_its_average():
 
 
 def test_spread_is_the_sample_standard_deviation():
-    cell = table.Cell((40.0, 50.0, 45.5))
-    assert cell.spread == pytest.approx(statistics.stdev([40.0, 50.0, 45.5]))
-    assert str(cell) == "45.2 ± 5.0"
-    assert str(table.Cell((45.16,))) == "45.2"
+    cell = Spread((40.0, 50.0, 45.5))
+    assert cell.deviation == pytest.approx(statistics.stdev([40.0, 50.0, 45.5]))
+    assert cell.text() == "45.2 ± 5.0"
+    assert Spread((45.16,)).text() == "45.2"
 
 
 def test_text_is_aligned():

@@ -8,10 +8,11 @@ import re
 import made_up_study
 import pytest
 
+from t5x_mini.evaluate.spread import Spread
 from t5x_mini.study import page, plots
 from t5x_mini.study import report as report_module
 from t5x_mini.study.orderings import in_words
-from t5x_mini.study.outcomes import AVERAGE, Outcome, Spread, over_seeds
+from t5x_mini.study.outcomes import AVERAGE, Outcome, over_seeds
 
 REPORT = made_up_study.report()
 
