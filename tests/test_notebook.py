@@ -33,7 +33,8 @@ def test_every_cell_runs_at_tiny_settings(notebook, tmp_path, small_corpus):
     one_device = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     ran = notebooks.run(notebooks.at_tiny_settings(notebook), tmp_path, **quick, **one_device)
     assert "accuracy at step 2: " in notebooks.printed(ran, "accuracy")
-    assert notebooks.printed(ran, "transformers").count("\n") == 2
+    # What a model of two steps says may be anything, line feeds too.
+    assert all(review in notebooks.printed(ran, "transformers") for review in ("bright .", "dull ."))
 
 
 @pytest.mark.slow
