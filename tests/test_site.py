@@ -256,7 +256,6 @@ def _local(page, link):
     return (path if parts.path else page), urllib.parse.unquote(parts.fragment)
 
 
-@pytest.mark.slow
 def test_every_link_and_anchor_of_the_site_leads_somewhere(site, built):
     broken = []
     for page, content in built.items():
@@ -271,7 +270,6 @@ def test_every_link_and_anchor_of_the_site_leads_somewhere(site, built):
     assert broken == []
 
 
-@pytest.mark.slow
 def test_nothing_is_loaded_from_another_host(site, built):
     loaded = [(page, link) for page, content in built.items() for link in content.loads]
     assert [pair for pair in loaded if re.match(r"(?:https?:)?//", pair[1])] == []
@@ -279,7 +277,6 @@ def test_nothing_is_loaded_from_another_host(site, built):
         assert re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//[^)]*", style.read_text()) == [], style
 
 
-@pytest.mark.slow
 def test_no_block_of_markdown_ends_up_in_a_paragraph(built):
     # A git host takes a list or a table right below a line of text for one, Python's Markdown doesn't.
     marks = re.compile(r"^\s*(?:[-*] |\d+\. |```|\|.*\||#+ )", re.MULTILINE)
@@ -287,7 +284,6 @@ def test_no_block_of_markdown_ends_up_in_a_paragraph(built):
     assert inside == []
 
 
-@pytest.mark.slow
 def test_a_search_finds_settings_commands_and_errors(site):
     index = json.loads((site / "search" / "search_index.json").read_text())
     for words in (

@@ -25,20 +25,6 @@ from t5x_mini.whole_file import write_whole
 _POLL_S = 0.2
 
 
-@dataclasses.dataclass
-class _Going:
-    """A trial's run that is being made."""
-
-    trial: Trial
-    run: Planned
-    process: Process
-    began: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.trial.name}: {self.run.folder.name}"
-
-
 def check_begun(trials: Sequence[Trial]) -> None:
     """Raises UserError for a run that was begun with other settings."""
     for trial in trials:
@@ -83,58 +69,101 @@ def make(
         UserError: runs failed, with the last words of the first.
         Terminated: SIGTERM came; all runs have saved what they had.
     """
-    waiting = collections.deque(trial for trial in trials if _left(trial))
-    done = len(trials) - len(waiting)
-    if done:
-        say(f"{done} of {len(trials)} are finished already")
+    work = _Work(trials, places, say, finished)
     progress = Progress([run for trial in trials for run in trial.runs], say)
-    free, going, failed = list(places), {}, []
-    with _sigterm_raises():
-        try:
-            while waiting or going:
-                while free and waiting:
-                    place = free.pop(0)
-                    going[id(place)] = (place, _start(waiting.popleft(), place))
-                for key, (place, current) in list(going.items()):
-                    status = current.process.status
-                    if status is None:
-                        continue
-                    del going[key]
-                    if status or not completion.is_marked(current.run.folder):
-                        failed.append(current)
-                        say(f"FAILED with status {status}: {current.name}; see {current.process.log}")
-                    elif _left(current.trial):
-                        going[key] = (place, _start(current.trial, place))
-                        continue
-                    else:
-                        done += 1
-                        say(f"{done} of {len(trials)} finished: {current.trial.name}")
-                        finished()
-                    free.append(place)
-                progress.tell([current.name for _, current in going.values()])
-                time.sleep(_POLL_S)
-        finally:
-            for _, current in going.values():
-                current.process.stop()
-            for _, current in going.values():
-                current.process.wait()
-    if failed:
-        first = failed[0]
+    with _sigterm_raises(), work:
+        while work.goes_on():
+            progress.tell(work.names)
+            time.sleep(_POLL_S)
+    work.raise_failures()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Going:
+    """A trial's run that is being made."""
+
+    trial: Trial
+    run: Planned
+    place: Place
+    process: Process
+
+    @property
+    def name(self) -> str:
+        return f"{self.trial.name}: {self.run.folder.name}"
+
+
+class _Work:
+    """What waits, goes on and has failed. Who leaves its context stops what goes on, and waits for it to save."""
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        places: Sequence[Place],
+        say: Callable[[str], None],
+        finished: Callable[[], None],
+    ):
+        self._say, self._finished = say, finished
+        self._waiting = collections.deque(trial for trial in trials if _left(trial))
+        self._count, self._done = len(trials), len(trials) - len(self._waiting)
+        self._free, self._going, self._failed = list(places), list[_Going](), list[_Going]()
+        if self._done:
+            say(f"{self._done} of {self._count} are finished already")
+
+    def __enter__(self) -> _Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for going in self._going:
+            going.process.stop()
+        for going in self._going:
+            going.process.wait()
+
+    @property
+    def names(self) -> list[str]:
+        """Of the runs that are being made."""
+        return [going.name for going in self._going]
+
+    def goes_on(self) -> bool:
+        """Starts what there is a place for, and takes note of what has ended; whether anything is left to do."""
+        while self._free and self._waiting:
+            self._start(self._waiting.popleft(), self._free.pop(0))
+        for going in [going for going in self._going if going.process.status is not None]:
+            self._going.remove(going)
+            self._end(going)
+        return bool(self._waiting or self._going)
+
+    def raise_failures(self) -> None:
+        """Raises UserError if a run failed, with the last words of the first."""
+        if not self._failed:
+            return
+        first = self._failed[0]
         raise UserError(
-            f"{len(failed)} of {len(trials)} failed; the same command tries them again. The first, {first.name}, ended "
-            f"with\n{first.process.last_words()}"
+            f"{len(self._failed)} of {self._count} failed; the same command tries them again. The first, {first.name}, "
+            f"ended with\n{first.process.last_words()}"
         )
+
+    def _start(self, trial: Trial, place: Place) -> None:
+        run = _left(trial)[0]
+        process = Process(["train", f"--gin_file={_write(run)}"], place, run.folder.with_suffix(".log"))
+        self._going.append(_Going(trial, run, place, process))
+
+    def _end(self, going: _Going) -> None:
+        status = going.process.status
+        if status or not completion.is_marked(going.run.folder):
+            self._failed.append(going)
+            self._say(f"FAILED with status {status}: {going.name}; see {going.process.log}")
+        elif _left(going.trial):
+            self._start(going.trial, going.place)
+            return
+        else:
+            self._done += 1
+            self._say(f"{self._done} of {self._count} finished: {going.trial.name}")
+            self._finished()
+        self._free.append(going.place)
 
 
 def _left(trial: Trial) -> list[Planned]:
     return [run for run in trial.runs if not completion.is_marked(run.folder)]
-
-
-def _start(trial: Trial, place: Place) -> _Going:
-    run = _left(trial)[0]
-    log = run.folder.with_suffix(".log")
-    process = Process(["train", f"--gin_file={_write(run)}"], place, log)
-    return _Going(trial, run, process, time.monotonic())
 
 
 def _write(run: Planned) -> Path:
