@@ -80,7 +80,10 @@ def test_the_table_has_a_line_a_cell_and_says_what_nothing_can_be_concluded_from
     assert re.search(r"denoising +causal <LM> +1,007 +101", text)
     assert "81.0 ± 1.0" in text and "83.28" in text
     assert re.search(r"LM +causal <LM> +1,021 \*", text)
-    assert "* not above chance by twice the spread, so that nothing can be concluded: LM, causal <LM>." in text
+    assert (
+        "Marked with *: not above chance by twice the spread, so that nothing can be concluded: LM, causal <LM>."
+        in text
+    )
     assert "LM, enc-dec: another thing there" in text
     assert "4 cells, 3 seeds each; models of 1,000 to 1,021 parameters, pretrained for 100 to 103 steps" in text
     assert report_module.as_markdown(REPORT).splitlines()[0].startswith("| objective | architecture | parameters |")
