@@ -123,9 +123,8 @@ def notes(report: Report) -> list[str]:
     made += [f"{name}: {note}" for name, note in report.study.notes.items()]
     doubtful = [cell.name for cell in report.cells if report.judgement(cell)]
     if doubtful:
-        made.append(
-            f"Marked with *: not above chance by twice the spread, so that nothing can be concluded: {'; '.join(doubtful)}."
-        )
+        names = "; ".join(doubtful)
+        made.append(f"Marked with *: not above chance by twice the spread, so that nothing can be concluded: {names}.")
     if report.study.reference_name and report.reference_columns:
         made.append(f"{', '.join(report.reference_columns)} are those of {report.study.reference_name}.")
     for by in dict.fromkeys(one.by for one in report.orderings):
