@@ -69,6 +69,7 @@ _RANGES: dict[tuple[str, str], tuple[str, Callable[[Any], bool]]] = {
     ("DecodingConfig", "top_p"): ("above 0 and at most 1", lambda value: 0 < value <= 1),
     ("DecodingConfig", "length_penalty"): _NOT_NEGATIVE,
     ("DecodingConfig", "seed"): _SEED,
+    ("Study", "seeds"): _POSITIVE,
     ("TransformerConfig", "num_encoder_layers"): _LAYERS,
     ("TransformerConfig", "num_decoder_layers"): _LAYERS,
     ("PartitioningConfig", "data"): _AXIS,

@@ -170,7 +170,6 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry_run", action="store_true", help="say what would be trained, and stop")
     option_groups.add_gin(parser)
-    option_groups.add_caches(parser)
 
 
 def _study(options: argparse.Namespace) -> None:

@@ -45,3 +45,9 @@ def test_a_misspelt_field_is_refused_with_the_closest(tmp_path):
 def test_losses_are_compared_along_axes_that_are_there():
     with pytest.raises(UserError, match="compare_losses_along names 'size', which is no axis. There is objective"):
         Study(pretraining=("gin/quickstart.gin",), axes=AXES, compare_losses_along=("size",))
+
+
+def test_a_study_has_a_seed(tmp_path):
+    (tmp_path / "none.gin").write_text("include 'gin/studies/architectures.gin'\nStudy.seeds = 0\n")
+    with pytest.raises(UserError, match="Study.seeds must be .*, not 0"):
+        config.load_study([str(tmp_path / "none.gin")])
