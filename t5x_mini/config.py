@@ -116,8 +116,8 @@ def load_study(files: Sequence[str], bindings: Sequence[str] = (), search_paths:
     Raises:
         UserError: as `load`.
     """
-    _, chosen = _read(files, bindings, search_paths)
-    builder = _Builder(chosen)
+    defaults, chosen = _read(files, bindings, search_paths)
+    builder = _Builder([*defaults, *chosen])
     study = builder.made("Study")
     builder.check_missing()
     _warn_unused(chosen, builder)

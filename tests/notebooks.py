@@ -40,7 +40,7 @@ def at_tiny_settings(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         joined = " ".join(command.replace("\\\n", " ").split())
         if "finetune" in joined:
             joined += " --gin.EVAL_LIMIT=8"
-        return f"{_IN_THIS_PROCESS}\ntest_docs.run(f{joined!r})"
+        return f"{_IN_THIS_PROCESS}\ntest_docs.run(f{joined!r}, test_docs.pathlib.Path('kept'))"
 
     def replaced(command: str) -> str:
         return in_this_process(command) if re.match(r"t5x-mini \w", command) else _checked(command)

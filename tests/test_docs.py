@@ -36,7 +36,7 @@ TINY = (
 GLUE = "TRAIN_STEPS_RELATIVE=1 Cosine.warmup_steps=0 BATCH_SIZE=8 EVAL_PERIOD=1 EVAL_STEPS=1 EVAL_LIMIT=8".split()
 
 # What is on the network, which isn't here.
-ELSEWHERE = ("google/", "gs://", "--push_to=", "me/")
+ELSEWHERE = ("google/", "gs://", "--push_to=", "me/", "--gin_file=gin/tasks/c4.gin")
 # A model of the hub, and a folder in its place: the quickstart's, exported.
 FLAN, STAND_IN = "google/flan-t5-small", "flan-t5-small"
 
