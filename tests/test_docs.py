@@ -36,7 +36,7 @@ TINY = (
 GLUE = "TRAIN_STEPS_RELATIVE=1 Cosine.warmup_steps=0 BATCH_SIZE=8 EVAL_PERIOD=1 EVAL_STEPS=1 EVAL_LIMIT=8".split()
 
 # What is on the network, which isn't here.
-ELSEWHERE = ("google/", "gs://", "--push_to=", "me/", "--gin_file=gin/tasks/c4.gin")
+ELSEWHERE = ("google/", "gs://", "--push_to=", "me/")
 # A model of the hub, and a folder in its place: the quickstart's, exported.
 FLAN, STAND_IN = "google/flan-t5-small", "flan-t5-small"
 
@@ -115,7 +115,9 @@ def run(command: str, once: pathlib.Path) -> None:
     words, files = redirected(words[words.index("t5x-mini") + 1 :])
     if words[0] != "glue":
         words = [word.replace(FLAN, STAND_IN) for word in words]
-    if words[0] != "train" and any(word.removeprefix("--checkpoint=").startswith(ELSEWHERE) for word in words):
+    of_t5 = words[0] == "tokenize" and "--gin_file=gin/tasks/c4.gin" in words  # whose vocabulary is in a bucket
+    elsewhere = any(word.removeprefix("--checkpoint=").startswith(ELSEWHERE) for word in words)
+    if words[0] != "train" and (of_t5 or elsewhere):
         make_parser()[0].parse_args(words)  # at least it is spelt right
         return
     made, kept = model_dir(words), kept_run(words, once)
