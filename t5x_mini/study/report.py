@@ -138,10 +138,11 @@ def size_in_words(report: Report) -> str:
     done = len(report.outcomes)
     trials = len(report.cells) * report.study.seeds
     of = "" if done == trials else f" ({done} of {trials} trained so far)"
+    seeds = f"{report.study.seeds} seed{'s' * (report.study.seeds != 1)}"
     parameters, steps = [cell.parameters for cell in report.cells], [cell.steps for cell in report.cells]
     facts = "".join(f"; {name}: {fact}" for name, fact in report.facts.items())
     return (
-        f"{len(report.cells)} cells, {report.study.seeds} seeds each{of}; models of {_range(parameters)} parameters, "
+        f"{len(report.cells)} cells, {seeds} each{of}; models of {_range(parameters)} parameters, "
         f"pretrained for {_range(steps)} steps{facts}. Values are means ± standard deviations over seeds."
     )
 
