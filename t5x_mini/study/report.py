@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ class Report:
     chance: Mapping[str, float]
     facts: Mapping[str, str]
 
-    @property
+    @functools.cached_property
     def found(self) -> dict[str, dict[str, Spread]]:
         """`outcomes.over_seeds` of each cell."""
         return {cell.name: outcomes_module.over_seeds(self.outcomes, cell.name) for cell in self.cells}
@@ -62,20 +63,17 @@ class Report:
     def reference_columns(self) -> list[str]:
         return list(dict.fromkeys(name for scores in self.study.reference.values() for name in scores))
 
-    def judgement(self, cell: Cell) -> str:
-        """Whether anything can be concluded from a cell's scores: `''`, or what stands in the way."""
+    def is_doubtful(self, cell: Cell) -> bool:
+        """Whether nothing can be concluded from a cell's scores: they are not above chance by twice their spread."""
         average = self.found[cell.name].get(AVERAGE)
-        if average is None or self.average_chance is None:
-            return ""
-        if math.isnan(average.deviation):
-            return "one seed"
-        return "" if average.is_above(self.average_chance) else "not above chance"
+        known = average is not None and self.average_chance is not None
+        return known and not average.is_above(self.average_chance)
 
 
-def lines(report: Report, reference: Sequence[str], tasks: bool = True) -> list[list[str]]:
+def lines(report: Report, reference: Sequence[str]) -> list[list[str]]:
     """The table: a line a cell, means and standard deviations over seeds, then these columns of the reference."""
     values = [name for name in LOSSES if any(name in found for found in report.found.values())]
-    scores = [AVERAGE, *(report.tasks if tasks else [])] if report.tasks else []
+    scores = [AVERAGE, *report.tasks] if report.tasks else []
     head = [*report.study.axes, "parameters", "steps", "FLOPs", *values, *map(title, scores), *reference]
     made = [head, *(_line(report, cell, [*values, *scores], reference) for cell in report.cells)]
     if scores:
@@ -90,7 +88,7 @@ def _line(report: Report, cell: Cell, values: Sequence[str], reference: Sequence
     shown = [found[name].text(3 if name in LOSSES else 1) if name in found else _NONE for name in values]
     theirs = report.study.reference.get(cell.name, {})
     columns = [f"{theirs[name]:.2f}" if name in theirs else _NONE for name in reference]
-    mark = " *" if report.judgement(cell) else ""
+    mark = " *" if report.is_doubtful(cell) else ""
     return [
         *cell.choices.values(),
         f"{cell.parameters:,}{mark}",
@@ -121,7 +119,7 @@ def notes(report: Report) -> list[str]:
     if report.study.match == "flops":
         made.append("All cells were pretrained with the same number of counted FLOPs, by their numbers of steps.")
     made += [f"{name}: {note}" for name, note in report.study.notes.items()]
-    doubtful = [cell.name for cell in report.cells if report.judgement(cell)]
+    doubtful = [cell.name for cell in report.cells if report.is_doubtful(cell)]
     if doubtful:
         names = "; ".join(doubtful)
         made.append(f"Marked with *: not above chance by twice the spread, so that nothing can be concluded: {names}.")

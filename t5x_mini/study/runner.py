@@ -42,8 +42,7 @@ def make_tokens(trials: Sequence[Trial], place: Place, output: Path) -> None:
     """
     for trial in trials:
         feed = trial.pretraining.config.feed
-        missing = [split for split in ("train", "validation") if not _has_tokens(feed, split)]
-        if feed.data_feed != "tokens" or not missing:
+        if feed.data_feed != "tokens" or all(_has_tokens(feed, split) for split in ("train", "validation")):
             continue
         file = _write(trial.pretraining)
         arguments = ["tokenize", f"--task={feed.mixture_or_task_name}", f"--gin_file={file}"]
